@@ -1,0 +1,1 @@
+//! Benches: ratios in one run.

@@ -1,0 +1,1 @@
+//! What a model declares about itself: the manifest beside its file.

@@ -1,0 +1,1 @@
+//! The contract between launcher, front and worker: names, tensors, frames, shared memory.

@@ -1,0 +1,1 @@
+//! Compiles the seccomp and Landlock policies (TOML) at build time.

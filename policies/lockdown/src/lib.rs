@@ -1,0 +1,1 @@
+//! Carries the compiled policies and applies them: the one door into the cage.

@@ -1,0 +1,1 @@
+//! The unprivileged face: HTTP in, shared memory out, workers supervised.

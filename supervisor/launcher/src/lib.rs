@@ -1,0 +1,1 @@
+//! The privileged parent: makes jails, starts workers, hears no client.

@@ -1,0 +1,1 @@
+//! Whole-system tests: the harness that runs a Casemate in a temporary folder.

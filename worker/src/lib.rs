@@ -1,0 +1,1 @@
+//! The cell: one model, locked down before its first byte is read.
