@@ -1,1 +1,16 @@
-//! The contract between launcher, front and worker: names, tensors, frames, shared memory.
+//! The contract between launcher, front and worker.
+//!
+//! Names ([`id`]), what flows ([`tensor`]), how control messages travel ([`frame`], [`seqpacket`]), who may say what to
+//! whom ([`launch`], [`work`]), the layers of the cage by name ([`layer`]), and the memory that tensors live in ([`shm`]).
+//! Nothing here knows an engine, a protocol, a runtime or a clock.
+
+#![deny(unsafe_code)]
+
+pub mod frame;
+pub mod id;
+pub mod launch;
+pub mod layer;
+pub mod seqpacket;
+pub mod shm;
+pub mod tensor;
+pub mod work;

@@ -1,1 +1,13 @@
 //! The unprivileged face: HTTP in, shared memory out, workers supervised.
+//!
+//! Reading the modules downwards is following a request: [`server`] takes connections, [`protocol`] parses, [`pipeline`]
+//! admits, batches and answers, [`fleet`] speaks with the workers. The vocabulary lies at the ground.
+
+#![forbid(unsafe_code)]
+
+pub mod admit;
+pub mod pipeline;
+pub mod refusal;
+pub mod request;
+pub mod response;
+pub mod status;

@@ -1,0 +1,244 @@
+//! What a manifest means. A [`Manifest`] exists only checked.
+
+use casemate_ipc::tensor::{DType, ModelSignature, TensorError, TensorSpec};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::raw::{Raw, RawBatching, RawInput, RawLimits, RawOutput};
+
+/// A model's declaration, checked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Manifest {
+    /// Which engine reads the file.
+    pub format: Format,
+    /// SHA-256 of the model file.
+    pub sha256: [u8; 32],
+    /// Arguments of `forward`, in order.
+    pub inputs: Vec<TensorSpec>,
+    /// What `forward` returns, in order.
+    pub outputs: Vec<Output>,
+    /// Riding together.
+    pub batching: Batching,
+    /// Limits.
+    pub limits: Limits,
+}
+
+/// The engine's file format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Format {
+    /// A TorchScript archive.
+    Torchscript,
+    /// No model at all: gives back what it gets. For tests and for measuring the trip.
+    Echo,
+}
+
+/// One output.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Output {
+    /// Name, type, shape.
+    pub spec: TensorSpec,
+    /// Whether NaN and infinities may leave the server.
+    pub non_finite: bool,
+}
+
+/// Riding together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Batching {
+    /// Most rows in one run, 1 to 4096.
+    pub max_batch_size: u32,
+    /// How long a request may wait for company, at most a second.
+    pub max_batch_delay_us: u64,
+}
+
+/// Limits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// How long a request may take, waiting included; 1 ms to an hour.
+    pub deadline_ms: u64,
+}
+
+/// Why a text is not a manifest.
+#[derive(Debug, Error)]
+pub enum ManifestError {
+    /// Not TOML, an unknown key, a missing key, a value of another type.
+    #[error("{0}")]
+    Toml(#[from] toml::de::Error),
+    /// Not a digest.
+    #[error("sha256 must be 64 hexadecimal digits")]
+    Digest,
+    /// A tensor that cannot be.
+    #[error("{side} {name:?}: {source}")]
+    Tensor {
+        /// `input` or `output`.
+        side: &'static str,
+        /// Its name.
+        name: String,
+        /// Why.
+        source: TensorError,
+    },
+    /// The signature as a whole.
+    #[error(transparent)]
+    Signature(#[from] TensorError),
+    /// A value outside its bounds.
+    #[error("{key} is {found}; it must be {least} to {most}")]
+    Bounds {
+        /// Which.
+        key: &'static str,
+        /// What was written.
+        found: u64,
+        /// Least.
+        least: u64,
+        /// Most.
+        most: u64,
+    },
+    /// Batches of a model whose tensors have no free first dimension.
+    #[error("batching.max_batch_size is {0}, but not every input and output has -1 as its first dimension")]
+    NotBatched(u32),
+    /// A manifest that cannot be written as TOML.
+    #[error("cannot be written: {0}")]
+    Write(#[from] toml::ser::Error),
+}
+
+impl Manifest {
+    /// Reads a manifest's text.
+    pub fn parse(text: &str) -> Result<Self, ManifestError> {
+        Self::from_raw(toml::from_str(text)?)
+    }
+
+    /// The text that [`Manifest::parse`] reads.
+    pub fn to_toml(&self) -> Result<String, ManifestError> {
+        let input = |spec: &TensorSpec| RawInput {
+            name: spec.name.clone(),
+            dtype: spec.dtype,
+            shape: spec.dims_i64(),
+        };
+        let output = |output: &Output| RawOutput {
+            name: output.spec.name.clone(),
+            dtype: output.spec.dtype,
+            shape: output.spec.dims_i64(),
+            non_finite: output.non_finite,
+        };
+        let raw = Raw {
+            format: self.format,
+            sha256: self.sha256_hex(),
+            input: self.inputs.iter().map(input).collect(),
+            output: self.outputs.iter().map(output).collect(),
+            batching: RawBatching {
+                max_batch_size: self.batching.max_batch_size,
+                max_batch_delay_us: self.batching.max_batch_delay_us,
+            },
+            limits: RawLimits { deadline_ms: self.limits.deadline_ms },
+        };
+        Ok(toml::to_string(&raw)?)
+    }
+
+    /// The digest as it is written.
+    pub fn sha256_hex(&self) -> String {
+        self.sha256.iter().map(|b| format!("{b:02x}")).collect()
+    }
+
+    /// Inputs and outputs, without what is the server's own business.
+    pub fn signature(&self) -> Result<ModelSignature, TensorError> {
+        ModelSignature::new(self.inputs.clone(), self.outputs.iter().map(|o| o.spec.clone()).collect())
+    }
+
+    fn from_raw(raw: Raw) -> Result<Self, ManifestError> {
+        let inputs = raw.input.into_iter().map(|i| spec("input", i.name, i.dtype, &i.shape));
+        let output = |o: RawOutput| {
+            Ok(Output { spec: spec("output", o.name, o.dtype, &o.shape)?, non_finite: o.non_finite })
+        };
+        let manifest = Self {
+            format: raw.format,
+            sha256: digest(&raw.sha256).ok_or(ManifestError::Digest)?,
+            inputs: inputs.collect::<Result<_, _>>()?,
+            outputs: raw.output.into_iter().map(output).collect::<Result<_, ManifestError>>()?,
+            batching: Batching {
+                max_batch_size: raw.batching.max_batch_size,
+                max_batch_delay_us: raw.batching.max_batch_delay_us,
+            },
+            limits: Limits { deadline_ms: raw.limits.deadline_ms },
+        };
+        let signature = manifest.signature()?;
+        bounds("batching.max_batch_size", manifest.batching.max_batch_size.into(), 1, 4096)?;
+        bounds("batching.max_batch_delay_us", manifest.batching.max_batch_delay_us, 0, 1_000_000)?;
+        bounds("limits.deadline_ms", manifest.limits.deadline_ms, 1, 3_600_000)?;
+        if manifest.batching.max_batch_size > 1 && !signature.is_batched() {
+            return Err(ManifestError::NotBatched(manifest.batching.max_batch_size));
+        }
+        Ok(manifest)
+    }
+}
+
+fn spec(side: &'static str, name: String, dtype: DType, shape: &[i64]) -> Result<TensorSpec, ManifestError> {
+    let fault = |source| ManifestError::Tensor { side, name: name.chars().take(128).collect(), source };
+    let dim = |d: &i64| match *d {
+        -1 => Ok(None),
+        d => u64::try_from(d).map(Some).map_err(|_| TensorError::Declaration(format!("{d} in shape"))),
+    };
+    let dims = shape.iter().map(dim).collect::<Result<_, _>>().map_err(fault)?;
+    TensorSpec::new(name.clone(), dtype, dims).map_err(fault)
+}
+
+fn digest(text: &str) -> Option<[u8; 32]> {
+    let digits = text.as_bytes();
+    if digits.len() != 64 {
+        return None;
+    }
+    let mut bytes = [0; 32];
+    for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
+        let [high, low] = [pair[0], pair[1]].map(|d| char::from(d).to_digit(16));
+        *byte = u8::try_from(high? * 16 + low?).ok()?;
+    }
+    Some(bytes)
+}
+
+fn bounds(key: &'static str, found: u64, least: u64, most: u64) -> Result<(), ManifestError> {
+    if (least..=most).contains(&found) { Ok(()) } else { Err(ManifestError::Bounds { key, found, least, most }) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn good() -> String {
+        let sha256 = "ab".repeat(32);
+        format!(
+            "format = \"torchscript\"\nsha256 = \"{sha256}\"\n\
+             [[input]]\nname = \"x\"\ndtype = \"FP32\"\nshape = [-1, 16]\n\
+             [[output]]\nname = \"y\"\ndtype = \"f32\"\nshape = [-1, 4]\n\
+             [batching]\nmax_batch_size = 8\n[limits]\ndeadline_ms = 1000\n"
+        )
+    }
+
+    #[test]
+    fn a_manifest_survives_being_written() {
+        let manifest = Manifest::parse(&good()).unwrap();
+        assert_eq!(Manifest::parse(&manifest.to_toml().unwrap()).unwrap(), manifest);
+        assert_eq!(manifest.signature().unwrap().outputs[0].to_string(), "y:FP32[-1,4]");
+    }
+
+    #[test]
+    fn every_spoilt_manifest_is_refused() {
+        let spoil = [
+            ("sha256 = \"ab", "sha256 = \"zz"),
+            ("ababab", "abab"),
+            ("[-1, 16]", "[-2, 16]"),
+            ("[-1, 16]", "[4611686018427387904, 16]"),
+            ("FP32", "FP31"),
+            ("torchscript", "pickle"),
+            ("max_batch_size = 8", "max_batch_size = 0"),
+            ("max_batch_size = 8", "max_batch_sise = 8"),
+            ("deadline_ms = 1000", "deadline_ms = 0"),
+            ("[-1, 4]", "[4]"),
+            ("name = \"x\"", "name = \"x y\""),
+        ];
+        for (from, to) in spoil {
+            let text = good().replacen(from, to, 1);
+            assert_ne!(text, good(), "{from:?} is not in the text");
+            assert!(Manifest::parse(&text).is_err(), "{to:?} passed");
+        }
+        let twice = good().replace("[batching]", "[[input]]\nname = \"x\"\ndtype = \"FP32\"\nshape = [-1]\n[batching]");
+        assert!(Manifest::parse(&twice).is_err());
+    }
+}

@@ -1,0 +1,81 @@
+//! The manifest's TOML, field for field; unknown keys are refused, so that a misspelt limit is not a missing one.
+
+use casemate_ipc::tensor::DType;
+use serde::{Deserialize, Serialize};
+
+/// The whole file.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Raw {
+    /// The engine's file format.
+    pub format: super::Format,
+    /// SHA-256 of the model file, 64 hexadecimal digits.
+    pub sha256: String,
+    /// Arguments of `forward`, in order.
+    pub input: Vec<RawInput>,
+    /// What `forward` returns, in order.
+    pub output: Vec<RawOutput>,
+    /// Riding together.
+    #[serde(default)]
+    pub batching: RawBatching,
+    /// Limits.
+    #[serde(default)]
+    pub limits: RawLimits,
+}
+
+/// `[[input]]`.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawInput {
+    /// As clients say it.
+    pub name: String,
+    /// As in the Open Inference Protocol.
+    pub dtype: DType,
+    /// -1 is the request's choice.
+    pub shape: Vec<i64>,
+}
+
+/// `[[output]]`.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawOutput {
+    /// As clients see it.
+    pub name: String,
+    /// As in the Open Inference Protocol.
+    pub dtype: DType,
+    /// -1 is free.
+    pub shape: Vec<i64>,
+    /// Whether NaN and infinities may leave the server.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub non_finite: bool,
+}
+
+/// `[batching]`.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawBatching {
+    /// Most rows in one run.
+    pub max_batch_size: u32,
+    /// How long a request may wait for company.
+    pub max_batch_delay_us: u64,
+}
+
+/// `[limits]`.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawLimits {
+    /// How long a request may take, waiting included.
+    pub deadline_ms: u64,
+}
+
+impl Default for RawBatching {
+    fn default() -> Self {
+        Self { max_batch_size: 1, max_batch_delay_us: 0 }
+    }
+}
+
+impl Default for RawLimits {
+    fn default() -> Self {
+        Self { deadline_ms: 30_000 }
+    }
+}

@@ -1,0 +1,191 @@
+//! What a front and a worker say to each other. Frames carry names and places; the numbers themselves lie in the arenas.
+
+use bincode::{Decode, Encode};
+
+use crate::frame::Message;
+use crate::id::BatchId;
+use crate::tensor::{DType, ModelSignature, Shape};
+
+/// Longest text that a worker may send along, in bytes; longer ones are cut by the worker and refused by the front.
+pub const MAX_DETAIL: usize = 4096;
+
+/// Front to worker.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub enum ToWorker {
+    /// Run this batch. Answered by `Done` or `Failed` with the same id.
+    Run {
+        /// Its id; counts up.
+        batch: BatchId,
+        /// The slot of both arenas that is the worker's until it answers.
+        slot: u32,
+        /// One for each declared input, in that order, in the request arena.
+        inputs: Vec<Placed>,
+    },
+    /// Are you there? Answered by `Pong` with the same token.
+    Ping {
+        /// Any number.
+        token: u64,
+    },
+    /// Exit; nothing more will come.
+    Drain,
+}
+
+/// Worker to front. The front believes none of it.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub enum FromWorker {
+    /// Every layer is on, the digest fits; said once, while no byte of the model has been read by anything but SHA-256.
+    Verified {
+        /// What the manifest declares.
+        declared: Declared,
+    },
+    /// Loaded and warm; requests may come. Said once.
+    Ready {
+        /// Time spent loading and warming up, in microseconds.
+        load_us: u64,
+    },
+    /// It will not serve this model, and exits. Said once, instead of what would have come next.
+    Refused {
+        /// The step that failed.
+        step: Step,
+        /// Why, for the operator's log; at most [`MAX_DETAIL`] bytes.
+        detail: String,
+    },
+    /// The answer to a `Run`.
+    Done {
+        /// Which batch.
+        batch: BatchId,
+        /// One for each declared output, in that order, in the same slot of the response arena.
+        outputs: Vec<Placed>,
+        /// Time in the engine, in microseconds.
+        run_us: u64,
+    },
+    /// The batch could not be run; the worker goes on.
+    Failed {
+        /// Which batch.
+        batch: BatchId,
+        /// Whose fault.
+        failure: Failure,
+        /// Why, for the operator's log; at most [`MAX_DETAIL`] bytes.
+        detail: String,
+    },
+    /// The answer to a `Ping`.
+    Pong {
+        /// The ping's token.
+        token: u64,
+    },
+}
+
+/// A dense tensor in a slot of an arena.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Placed {
+    /// Element type.
+    pub dtype: DType,
+    /// Dimensions.
+    pub shape: Shape,
+    /// First byte, counted from the start of the slot.
+    pub offset: u64,
+    /// Number of bytes; must be what shape and type say.
+    pub bytes: u64,
+}
+
+/// What a manifest declares, as the front needs it.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Declared {
+    /// Inputs and outputs.
+    pub signature: ModelSignature,
+    /// For each output, whether it may hold NaN or infinities.
+    pub non_finite: Vec<bool>,
+    /// Most rows in one run; 1 where requests never ride together.
+    pub max_batch_size: u32,
+    /// How long a request may wait for company, in microseconds.
+    pub max_batch_delay_us: u64,
+    /// How long a request may take in all, in milliseconds.
+    pub deadline_ms: u64,
+    /// SHA-256 of the model's bytes, as computed.
+    pub sha256: [u8; 32],
+    /// The engine and its version, for the model's metadata.
+    pub platform: String,
+}
+
+/// A step of a worker's trip that can end it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Encode, Decode)]
+#[repr(u8)]
+pub enum Step {
+    /// Descriptors and grant.
+    Boot,
+    /// The cage.
+    Lock,
+    /// Trusted work before the lock.
+    Warm,
+    /// Manifest and digest.
+    Verify,
+    /// The engine's loader.
+    Load,
+    /// The first run.
+    Trial,
+}
+
+/// Why a batch failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Encode, Decode)]
+pub enum Failure {
+    /// The model raised an error.
+    Model,
+    /// The model wanted more memory than it may have.
+    Memory,
+    /// What the model returned is not what its manifest declares.
+    Output,
+    /// The answer does not fit into the response arena.
+    TooLarge,
+}
+
+impl Message for ToWorker {
+    const KIND: u8 = 3;
+}
+impl Message for FromWorker {
+    const KIND: u8 = 4;
+}
+
+impl Step {
+    /// The step's name in logs, metrics and status.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Boot => "boot",
+            Self::Lock => "lock",
+            Self::Warm => "warm",
+            Self::Verify => "verify",
+            Self::Load => "load",
+            Self::Trial => "trial",
+        }
+    }
+
+    /// Whether starting again could end otherwise. A digest that differs, a model that the engine refuses: never.
+    pub const fn is_final(self) -> bool {
+        matches!(self, Self::Verify)
+    }
+}
+
+/// Cuts a text to [`MAX_DETAIL`] bytes at a character's edge.
+pub fn detail(mut text: String) -> String {
+    if text.len() > MAX_DETAIL {
+        let mut end = MAX_DETAIL - 3;
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        text.truncate(end);
+        text.push('…');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_detail_is_cut_at_a_character() {
+        for text in ["é".repeat(5000), "x".repeat(9000), "€".repeat(4000)] {
+            assert!(detail(text).len() <= MAX_DETAIL);
+        }
+        assert_eq!(detail("short".into()), "short");
+    }
+}

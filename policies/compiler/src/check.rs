@@ -1,0 +1,407 @@
+//! The laws that every policy must hold; one broken law fails the build.
+//!
+//! A law is about what a mistake would cost: a rule that seccompiler would silently narrow, a call that ends the cage, a
+//! serving stage that asks for more than the warm-up's filter lets through and would die in service.
+
+use std::collections::BTreeSet;
+
+use crate::grant::FilePolicy;
+use crate::rule::{Clause, Default, Policy, Rule, Test};
+
+/// Policies that hold every law: what [`crate::lower()`] and [`crate::table`] ask for.
+#[derive(Debug)]
+pub struct CheckedPolicies(Vec<Policy>);
+
+/// A law, and where it was broken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BrokenLaw {
+    /// Two files for one stage.
+    #[error("{stage}: two policies for one stage")]
+    StageTwice {
+        /// The stage.
+        stage: String,
+    },
+    /// A default that lets the program go on.
+    #[error("{stage}: the default must be kill-process, not {default}")]
+    SoftDefault {
+        /// The policy.
+        stage: String,
+        /// What it says.
+        default: Default,
+    },
+    /// A call that may not stand in a worker's policy, whatever the reason given.
+    #[error("{stage}: `{call}` is never for a worker")]
+    NeverForWorker {
+        /// The policy.
+        stage: String,
+        /// The call.
+        call: String,
+    },
+    /// A call that may not stand in the policy that untrusted bytes meet.
+    #[error("{stage}: `{call}` is never for a serving worker")]
+    NeverWhileServing {
+        /// The policy.
+        stage: String,
+        /// The call.
+        call: String,
+    },
+    /// A worker that could map or make executable memory.
+    #[error("{stage}: `{call}` must lack PROT_EXEC in a worker")]
+    ExecutableMemory {
+        /// The policy.
+        stage: String,
+        /// The call.
+        call: String,
+    },
+    /// seccompiler keeps only the conditions of such a pair, without a word.
+    #[error("{stage}: `{call}` has a rule with conditions beside one without")]
+    MixedConditions {
+        /// The policy.
+        stage: String,
+        /// The call.
+        call: String,
+    },
+    /// The same rule twice.
+    #[error("{stage}: `{call}` has the same rule twice")]
+    RuleTwice {
+        /// The policy.
+        stage: String,
+        /// The call.
+        call: String,
+    },
+    /// A call that is both allowed and answered with an errno.
+    #[error("{stage}: `{call}` is allowed and refused")]
+    AllowedAndRefused {
+        /// The policy.
+        stage: String,
+        /// The call.
+        call: String,
+    },
+    /// A serving stage without the stage that it narrows.
+    #[error("{stage}: no policy `{missing}` to be a part of")]
+    NoWiderStage {
+        /// The policy.
+        stage: String,
+        /// The policy that should be there.
+        missing: String,
+    },
+    /// The serving stage allows what the warm-up's filter, still installed, would kill.
+    #[error("{stage}: `{call}` ({condition}) is not allowed by {wider}")]
+    Wider {
+        /// The policy.
+        stage: String,
+        /// The call.
+        call: String,
+        /// The rule's condition.
+        condition: String,
+        /// The policy that is narrower than it should be.
+        wider: String,
+    },
+    /// A path granted to a worker.
+    #[error("{role}: Landlock grants {path}; a worker has no path")]
+    WorkerGrant {
+        /// The role.
+        role: String,
+        /// The path.
+        path: String,
+    },
+    /// A Landlock policy that would be satisfied by nothing at all.
+    #[error("{role}: Landlock must be required from ABI 1 up")]
+    NoFloor {
+        /// The role.
+        role: String,
+    },
+}
+
+/// Holds every seccomp law over all policies at once; says all that is broken, not only the first.
+pub fn check(policies: Vec<Policy>) -> Result<CheckedPolicies, Vec<BrokenLaw>> {
+    let mut broken = Vec::new();
+    let mut seen = BTreeSet::new();
+    for policy in &policies {
+        if !seen.insert(&policy.stage) {
+            broken.push(BrokenLaw::StageTwice { stage: policy.stage.clone() });
+        }
+        broken.extend(of_any(policy));
+        if policy.stage.starts_with(WORKER) {
+            broken.extend(of_worker(policy));
+        }
+        if let Some(program) = policy.stage.strip_suffix(SERVE) {
+            broken.extend(of_serving(policy));
+            broken.extend(part_of(policy, &format!("{program}{WARM}"), &policies));
+        }
+    }
+    if broken.is_empty() { Ok(CheckedPolicies(policies)) } else { Err(broken) }
+}
+
+/// Holds the Landlock laws.
+pub fn check_files(policies: &[FilePolicy]) -> Result<(), Vec<BrokenLaw>> {
+    let mut broken = Vec::new();
+    for policy in policies {
+        let role = || policy.role.clone();
+        if policy.floor == 0 {
+            broken.push(BrokenLaw::NoFloor { role: role() });
+        }
+        if policy.role == "worker" {
+            let granted =
+                |grant: &crate::grant::Grant| BrokenLaw::WorkerGrant { role: role(), path: grant.path.clone() };
+            broken.extend(policy.grants.iter().map(granted));
+        }
+    }
+    if broken.is_empty() { Ok(()) } else { Err(broken) }
+}
+
+impl CheckedPolicies {
+    /// The policies.
+    pub fn policies(&self) -> &[Policy] {
+        &self.0
+    }
+}
+
+fn of_any(policy: &Policy) -> Vec<BrokenLaw> {
+    let stage = || policy.stage.clone();
+    let mut broken = Vec::new();
+    if policy.default != Default::KillProcess {
+        broken.push(BrokenLaw::SoftDefault { stage: stage(), default: policy.default });
+    }
+    for call in policy.rules.iter().map(|rule| &rule.call).collect::<BTreeSet<_>>() {
+        let rules: Vec<&Rule> = policy.rules.iter().filter(|rule| &rule.call == call).collect();
+        let free = rules.iter().filter(|rule| rule.clauses.is_empty()).count();
+        if free > 0 && free < rules.len() {
+            broken.push(BrokenLaw::MixedConditions { stage: stage(), call: call.clone() });
+        }
+        let alike =
+            |a: &Rule, b: &Rule| a.clauses == b.clauses && (a.only == b.only || a.only.is_none() || b.only.is_none());
+        let twice = rules.iter().enumerate().any(|(at, rule)| rules[..at].iter().any(|before| alike(before, rule)));
+        if twice {
+            broken.push(BrokenLaw::RuleTwice { stage: stage(), call: call.clone() });
+        }
+        if policy.refusals.iter().any(|refusal| &refusal.call == call) {
+            broken.push(BrokenLaw::AllowedAndRefused { stage: stage(), call: call.clone() });
+        }
+    }
+    broken
+}
+
+fn of_worker(policy: &Policy) -> Vec<BrokenLaw> {
+    let mut broken: Vec<BrokenLaw> = named(policy)
+        .filter(|call| NEVER_FOR_WORKER.iter().any(|pattern| fits(pattern, call)))
+        .map(|call| BrokenLaw::NeverForWorker { stage: policy.stage.clone(), call: call.into() })
+        .collect();
+    for rule in policy.rules.iter().filter(|rule| MAKES_CODE.contains(&rule.call.as_str())) {
+        let exec = libc::PROT_EXEC as u64;
+        let lacks = |clause: &Clause| clause.argument.name == "prot" && implies(&clause.test, &Test::Lacks(exec));
+        if !rule.clauses.iter().any(lacks) {
+            broken.push(BrokenLaw::ExecutableMemory { stage: policy.stage.clone(), call: rule.call.clone() });
+        }
+    }
+    broken
+}
+
+fn of_serving(policy: &Policy) -> Vec<BrokenLaw> {
+    named(policy)
+        .filter(|call| NEVER_WHILE_SERVING.iter().any(|pattern| fits(pattern, call)))
+        .map(|call| BrokenLaw::NeverWhileServing { stage: policy.stage.clone(), call: call.into() })
+        .collect()
+}
+
+fn part_of(policy: &Policy, wider: &str, policies: &[Policy]) -> Vec<BrokenLaw> {
+    let Some(whole) = policies.iter().find(|other| other.stage == wider) else {
+        return vec![BrokenLaw::NoWiderStage { stage: policy.stage.clone(), missing: wider.into() }];
+    };
+    let mut broken = Vec::new();
+    for rule in &policy.rules {
+        let covered = |way: &Vec<Clause>| whole.rules.iter().any(|other| covers(other, rule, way));
+        if !rule.alternatives().iter().all(covered) {
+            let text: Vec<&str> = rule.clauses.iter().map(|clause| clause.text.as_str()).collect();
+            broken.push(BrokenLaw::Wider {
+                stage: policy.stage.clone(),
+                call: rule.call.clone(),
+                condition: if text.is_empty() { "any arguments".into() } else { text.join(", ") },
+                wider: wider.into(),
+            });
+        }
+    }
+    broken
+}
+
+/// Whether everything that this alternative of `rule` allows is allowed by `other`.
+fn covers(other: &Rule, rule: &Rule, way: &[Clause]) -> bool {
+    let everywhere = other.only.is_none() || other.only == rule.only;
+    let held = |demand: &Clause| {
+        way.iter().any(|clause| clause.argument == demand.argument && implies(&clause.test, &demand.test))
+    };
+    other.call == rule.call && everywhere && other.clauses.iter().all(held)
+}
+
+/// Whether whatever passes `narrow` passes `wide` too. May say no where the truth is yes, never the other way round.
+fn implies(narrow: &Test, wide: &Test) -> bool {
+    match (narrow, wide) {
+        (Test::Equals(value), _) => passes(*value, wide),
+        (Test::In(values), _) => values.iter().all(|value| passes(*value, wide)),
+        (Test::Lacks(more), Test::Lacks(fewer)) | (Test::Has(more), Test::Has(fewer)) => more & fewer == *fewer,
+        (Test::AtMost(less), Test::AtMost(more)) => less <= more,
+        _ => false,
+    }
+}
+
+fn passes(value: u64, test: &Test) -> bool {
+    match test {
+        Test::Lacks(bits) => value & bits == 0,
+        Test::Has(bits) => value & bits == *bits,
+        Test::Equals(wanted) => value == *wanted,
+        Test::In(values) => values.contains(&value),
+        Test::AtMost(most) => value <= *most,
+    }
+}
+
+/// Every call that the policy speaks of, allowed or refused. A refused call is let through by the second filter, so a
+/// mistake in the first would open it.
+fn named(policy: &Policy) -> impl Iterator<Item = &str> {
+    let allowed = policy.rules.iter().map(|rule| rule.call.as_str());
+    allowed.chain(policy.refusals.iter().map(|refusal| refusal.call.as_str()))
+}
+
+fn fits(pattern: &str, call: &str) -> bool {
+    pattern.strip_suffix('*').map_or(pattern == call, |start| call.starts_with(start))
+}
+
+const WORKER: &str = "worker-";
+const SERVE: &str = "-serve";
+const WARM: &str = "-warm";
+const MAKES_CODE: &[&str] = &["mmap", "mprotect", "pkey_mprotect"];
+
+/// New programs, other processes' memory, kernel surfaces with a history, and every way to a network or a new file system.
+const NEVER_FOR_WORKER: &[&str] = &[
+    "execve",
+    "execveat",
+    "fork",
+    "vfork",
+    "ptrace",
+    "process_*",
+    "pidfd_*",
+    "kcmp",
+    "kill",
+    "tkill",
+    "tgkill",
+    "rt_sigqueueinfo",
+    "rt_tgsigqueueinfo",
+    "io_uring*",
+    "io_setup",
+    "io_submit",
+    "bpf",
+    "perf_event_open",
+    "userfaultfd",
+    "add_key",
+    "request_key",
+    "keyctl",
+    "socket",
+    "socketpair",
+    "connect",
+    "bind",
+    "listen",
+    "accept",
+    "accept4",
+    "sendmsg",
+    "sendmmsg",
+    "recvmmsg",
+    "mount",
+    "mount_setattr",
+    "move_mount",
+    "open_tree",
+    "fsopen",
+    "fsconfig",
+    "fsmount",
+    "fspick",
+    "chroot",
+    "setns",
+    "init_module",
+    "finit_module",
+    "delete_module",
+    "kexec*",
+    "reboot",
+    "open_by_handle_at",
+    "name_to_handle_at",
+    "memfd_create",
+    "memfd_secret",
+    "shm*",
+    "sem*",
+    "msg*",
+    "mq_*",
+    "personality",
+    "modify_ldt",
+    "iopl",
+    "ioperm",
+    "quotactl*",
+    "swapon",
+    "swapoff",
+    "syslog",
+    "fanotify_*",
+    "setuid",
+    "setgid",
+    "setreuid",
+    "setregid",
+    "setresuid",
+    "setresgid",
+    "setgroups",
+    "setfsuid",
+    "setfsgid",
+    "vmsplice",
+    "splice",
+    "tee",
+    "remap_file_pages",
+    "move_pages",
+    "migrate_pages",
+    "uselib",
+    "acct",
+    "unlink*",
+    "rename*",
+    "mkdir*",
+    "rmdir",
+    "link*",
+    "symlink*",
+    "mknod*",
+    "truncate",
+    "ftruncate",
+    "chmod",
+    "fchmod*",
+    "chown",
+    "fchown*",
+    "lchown",
+    "setxattr*",
+    "creat",
+    "open",
+    "openat2",
+];
+
+/// Opening, naming, waiting on others, starting threads, changing the cage.
+const NEVER_WHILE_SERVING: &[&str] = &[
+    "openat",
+    "clone",
+    "clone3",
+    "unshare",
+    "prctl",
+    "seccomp",
+    "landlock_*",
+    "capset",
+    "pivot_root",
+    "umount2",
+    "chdir",
+    "fchdir",
+    "ioctl",
+    "fcntl",
+    "dup",
+    "dup2",
+    "dup3",
+    "recvmsg",
+    "rt_sigaction",
+    "sigaltstack",
+    "rt_sigreturn",
+    "arch_prctl",
+    "sched_setaffinity",
+    "prlimit64",
+    "close",
+];
+
+#[cfg(test)]
+#[path = "check_tests.rs"]
+mod tests;

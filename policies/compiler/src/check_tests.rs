@@ -1,0 +1,139 @@
+//! Each law with a violation planted.
+
+use super::*;
+
+const WARM_BASE: &str = "[[rule]]\ncall = \"brk\"\nwhy = \"heap\"\n";
+
+fn policy(stage: &str, body: &str) -> Policy {
+    Policy::parse(&format!("stage = \"{stage}\"\ndefault = \"kill-process\"\n{body}")).unwrap()
+}
+
+fn rule(call: &str, when: &str) -> String {
+    format!("[[rule]]\ncall = \"{call}\"\nwhen = [{when}]\nwhy = \"a test\"\n")
+}
+
+/// What is wrong with a worker of these two stages.
+fn laws(warm: &str, serve: &str) -> Vec<String> {
+    match check(vec![policy("worker-warm", warm), policy("worker-serve", serve)]) {
+        Ok(_) => Vec::new(),
+        Err(broken) => broken.iter().map(ToString::to_string).collect(),
+    }
+}
+
+#[test]
+fn a_lawful_pair_passes() {
+    assert_eq!(laws(WARM_BASE, WARM_BASE), Vec::<String>::new());
+}
+
+#[test]
+fn no_worker_starts_a_program_or_reaches_another_process() {
+    for call in [
+        "execve",
+        "execveat",
+        "ptrace",
+        "process_vm_readv",
+        "process_vm_writev",
+        "io_uring_enter",
+        "bpf",
+        "socket",
+        "kill",
+    ] {
+        let said = laws(&rule(call, ""), "");
+        assert_eq!(said, [format!("worker-warm: `{call}` is never for a worker")]);
+    }
+    let refused = "[[refuse]]\ncall = \"execve\"\nerrno = \"ENOSYS\"\nwhy = \"a test\"";
+    assert_eq!(laws(refused, ""), ["worker-warm: `execve` is never for a worker"]);
+}
+
+#[test]
+fn serving_opens_and_starts_nothing() {
+    for call in ["openat", "clone", "clone3", "prctl", "ioctl", "recvmsg", "landlock_restrict_self"] {
+        let said = laws(&rule(call, ""), &rule(call, ""));
+        assert_eq!(said, [format!("worker-serve: `{call}` is never for a serving worker")]);
+    }
+}
+
+#[test]
+fn a_condition_beside_none_is_found() {
+    let both = [rule("futex", ""), rule("futex", "{ arg = \"op\", equals = \"FUTEX_WAIT\" }")].concat();
+    assert_eq!(laws(&both, ""), ["worker-warm: `futex` has a rule with conditions beside one without"]);
+}
+
+#[test]
+fn a_rule_stands_once() {
+    let twice = [rule("brk", ""), rule("brk", "")].concat();
+    assert_eq!(laws(&twice, ""), ["worker-warm: `brk` has the same rule twice"]);
+}
+
+#[test]
+fn allowed_and_refused_is_a_contradiction() {
+    let both = [&rule("clone3", ""), "[[refuse]]\ncall = \"clone3\"\nerrno = \"ENOSYS\"\nwhy = \"a test\""].concat();
+    assert_eq!(laws(&both, ""), ["worker-warm: `clone3` is allowed and refused"]);
+}
+
+#[test]
+fn only_a_kill_is_a_default() {
+    for default in ["kill-thread", "errno", "log"] {
+        let soft = Policy::parse(&format!("stage = \"front\"\ndefault = \"{default}\"")).unwrap();
+        let said = check(vec![soft]).unwrap_err()[0].to_string();
+        assert_eq!(said, format!("front: the default must be kill-process, not {default}"));
+    }
+}
+
+#[test]
+fn no_worker_makes_code() {
+    for call in ["mmap", "mprotect"] {
+        assert_eq!(laws(&rule(call, ""), ""), [format!("worker-warm: `{call}` must lack PROT_EXEC in a worker")]);
+        let other = rule(call, "{ arg = \"prot\", lacks = \"PROT_WRITE\" }");
+        assert_eq!(laws(&other, ""), [format!("worker-warm: `{call}` must lack PROT_EXEC in a worker")]);
+        assert_eq!(laws(&rule(call, "{ arg = \"prot\", equals = \"PROT_READ\" }"), ""), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn serving_is_a_part_of_warming() {
+    assert_eq!(laws("", WARM_BASE), ["worker-serve: `brk` (any arguments) is not allowed by worker-warm"]);
+    assert!(check(vec![policy("worker-serve", "")]).is_err());
+
+    let op = |test: &str| rule("futex", &format!("{{ arg = \"op\", {test} }}"));
+    let narrower = [
+        ("in = [0, 1, 9]", "in = [0, 9]"),
+        ("in = [0, 1, 9]", "equals = 1"),
+        ("at-most = 4", "at-most = 4"),
+        ("at-most = 4", "in = [0, 4]"),
+        ("lacks = 2", "lacks = 6"),
+        ("lacks = 2", "equals = 5"),
+        ("has = 2", "has = 3"),
+        ("has = 2", "equals = 3"),
+    ];
+    for (warm, serve) in narrower {
+        assert_eq!(laws(&op(warm), &op(serve)), Vec::<String>::new(), "{warm} ⊇ {serve}");
+        assert_eq!(laws(&rule("futex", ""), &op(serve)), Vec::<String>::new(), "anything ⊇ {serve}");
+    }
+    let wider = [
+        ("in = [0, 9]", "in = [0, 1, 9]"),
+        ("at-most = 4", "at-most = 5"),
+        ("lacks = 6", "lacks = 2"),
+        ("has = 3", "has = 2"),
+        ("lacks = 2", "has = 2"),
+        ("equals = 1", "lacks = 2"),
+    ];
+    for (warm, serve) in wider {
+        assert_eq!(laws(&op(warm), &op(serve)).len(), 1, "{warm} ⊉ {serve}");
+        assert_eq!(laws(&op(warm), &rule("futex", "")).len(), 1, "{warm} ⊉ anything");
+    }
+    let split = [op("equals = 0"), op("equals = 1")].concat();
+    assert_eq!(laws(&split, &op("in = [0, 1]")), Vec::<String>::new(), "alternatives of the wider stage add up");
+}
+
+#[test]
+fn a_worker_is_granted_no_path() {
+    let worker = "role = \"worker\"\nwhy = \"a test\"\nfloor = 1\n[best-effort]\nfiles = 5\nnet = 4\nscopes = 6\n";
+    let lawful = FilePolicy::parse(worker).unwrap();
+    assert!(check_files(&[lawful]).is_ok());
+    let granted = format!("{worker}[[grant]]\npath = \"/etc\"\naccess = \"read\"\nwhy = \"a test\"");
+    let said = check_files(&[FilePolicy::parse(&granted).unwrap()]).unwrap_err()[0].to_string();
+    assert_eq!(said, "worker: Landlock grants /etc; a worker has no path");
+    let floorless = FilePolicy::parse(&worker.replace("floor = 1", "floor = 0")).unwrap();
+    assert_eq!(check_files(&[floorless]).unwrap_err(), [BrokenLaw::NoFloor { role: "worker".into() }]);
+}

@@ -1,0 +1,25 @@
+//! One model as the operator wants it served.
+
+use casemate_ipc::id::Version;
+
+/// What is said about one model, or about all that nothing is said about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelConfig {
+    /// Which versions to serve.
+    pub versions: Versions,
+    /// Threads that one operator may use.
+    pub threads: u32,
+    /// Bytes of memory that a worker may take for its data.
+    pub memory_bytes: u64,
+}
+
+/// Which versions of a model to serve.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Versions {
+    /// The newest in the store.
+    Latest,
+    /// All that are in the store.
+    All,
+    /// These; one that is missing is an error.
+    Listed(Vec<Version>),
+}

@@ -1,0 +1,92 @@
+//! The config file, field for field. Unknown keys are refused: a misspelt limit must not be a missing one.
+
+use std::collections::BTreeMap;
+
+use casemate_ipc::id::{ModelName, Version};
+use casemate_ipc::layer::Waiver;
+use serde::Deserialize;
+
+/// The whole file.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Raw {
+    /// The model store: `STORE/<model>/<version>/{model.pt, model.toml}`.
+    pub store: String,
+    /// Where to listen.
+    #[serde(default)]
+    pub listen: RawListen,
+    /// The cage.
+    #[serde(default)]
+    pub sandbox: RawSandbox,
+    /// Limits by name; see `limits.rs`.
+    #[serde(default)]
+    pub limits: BTreeMap<String, u64>,
+    /// Models that differ from the defaults, or (where `only_listed`) the models to serve.
+    #[serde(default)]
+    pub models: BTreeMap<ModelName, RawModel>,
+    /// Serve only the models that have a table here, not everything in the store.
+    #[serde(default)]
+    pub only_listed: bool,
+}
+
+/// `[listen]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawListen {
+    /// Address and port of the inference API.
+    pub inference: String,
+}
+
+/// `[sandbox]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawSandbox {
+    /// Layers that this host lacks and the operator goes without.
+    pub accept_missing: Vec<Waiver>,
+    /// The front's uid and gid, as root.
+    pub front_uid: u32,
+    /// The first uid (and gid) for workers, as root.
+    pub worker_uid_first: u32,
+    /// How many uids, counted from the first.
+    pub worker_uid_count: u32,
+}
+
+/// `[models.NAME]`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawModel {
+    /// Which versions to serve; the newest where nothing is said.
+    pub versions: Option<RawVersions>,
+    /// Threads that one operator may use.
+    pub threads: Option<u32>,
+    /// Memory that a worker may use, in MiB.
+    pub memory_mib: Option<u64>,
+}
+
+/// `"latest"`, `"all"`, or a list.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged)]
+pub enum RawVersions {
+    /// A word.
+    Word(String),
+    /// These.
+    List(Vec<Version>),
+}
+
+impl Default for RawListen {
+    fn default() -> Self {
+        Self { inference: "127.0.0.1:8080".to_owned() }
+    }
+}
+
+impl Default for RawSandbox {
+    /// Above what systemd gives to containers (1,879,048,191) and below 2^31: its documentation lists these as unused.
+    fn default() -> Self {
+        Self {
+            accept_missing: Vec::new(),
+            front_uid: 1_879_100_000,
+            worker_uid_first: 1_879_100_001,
+            worker_uid_count: 4096,
+        }
+    }
+}
