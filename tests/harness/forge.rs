@@ -116,10 +116,14 @@ impl Forge {
 
     /// Pickles `state` in place of the attributes and has `__setstate__` build them from it when the file is loaded.
     ///
-    /// The values given to [`Self::attribute`] then only say of which type the fields are.
+    /// The values given to [`Self::attribute`] then only say of which type the fields are. The argument of
+    /// `__setstate__` needs its type in `source`, and all fields must have a value when it returns.
     pub fn set_state(mut self, state: impl Into<Value>, source: &str) -> Self {
-        self.state = Some(state.into());
-        self.method(source)
+        let state = state.into();
+        // The loader looks at `__setstate__` only beside a `__getstate__` of the same type, which nobody calls here.
+        let kind = state.type_name();
+        self.state = Some(state);
+        self.method(&format!("def __getstate__(self) -> {kind}:\n  return uninitialized({kind})")).method(source)
     }
 
     /// Adds a record that torch would not write, under the archive's folder. The name is taken as it is.

@@ -9,7 +9,8 @@ use crate::forge::{Forge, Tensor, literal};
 /// When a model acts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum When {
-    /// While the file is loaded, in `__setstate__`, before any check of the graph could run.
+    /// While the file is loaded, in `__setstate__`, before any check of the graph could run: on one row of zeros, and
+    /// what the act gives is added to every input after. Says little of a model whose act is the shape of its output.
     Load,
     /// In every request, the warm-up included.
     Always,

@@ -130,6 +130,7 @@ impl Place {
         }
         setup::ensure(setup::TO_LAY_OUT)?;
         fs::create_dir_all(&self.0).map_err(self.failed())?;
+        fs::write(self.0.join(".gitignore"), "*\n").map_err(self.failed())?;
         // Two tasks at once in one checkout: the second waits, then finds the stamp.
         let lock = File::create(self.0.join("lock")).map_err(self.failed())?;
         lock.lock().map_err(self.failed())?;

@@ -79,10 +79,10 @@ fn run(task: &str, args: Vec<OsString>) -> Result<(), TaskError> {
     Ok(())
 }
 
-/// What building the workspace needs.
+/// What building the workspace needs. Libtorch stands first: on a bare machine it asks for all the tools at once.
 fn bring(checkout: &Checkout) -> Result<(), TaskError> {
-    setup::ensure(setup::TO_BUILD)?;
-    Ok(libtorch::provide(checkout, &Wanted::default())?)
+    libtorch::provide(checkout, &Wanted::default())?;
+    Ok(setup::ensure(setup::TO_BUILD)?)
 }
 
 fn libtorch_wanted(args: Vec<OsString>) -> Result<Wanted, TaskError> {

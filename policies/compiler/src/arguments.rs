@@ -16,7 +16,7 @@ pub struct Argument {
 }
 
 /// The argument of that name, if the call has it.
-pub fn find(call: &str, name: &str) -> Option<Argument> {
+pub(crate) fn find(call: &str, name: &str) -> Option<Argument> {
     let (_, words) = CALLS.iter().find(|(known, _)| *known == call)?;
     words.split(' ').zip(0..).find_map(|(word, index)| {
         let (known, width) = word.split_once(':')?;

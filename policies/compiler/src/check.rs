@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::forbidden::{NEVER_FOR_WORKER, NEVER_WHILE_SERVING};
 use crate::grant::FilePolicy;
 use crate::rule::{Clause, Default, Policy, Rule, Test};
 
@@ -261,6 +262,7 @@ fn named(policy: &Policy) -> impl Iterator<Item = &str> {
     allowed.chain(policy.refusals.iter().map(|refusal| refusal.call.as_str()))
 }
 
+/// A `*` at the end of a pattern stands for any ending.
 fn fits(pattern: &str, call: &str) -> bool {
     pattern.strip_suffix('*').map_or(pattern == call, |start| call.starts_with(start))
 }
@@ -269,138 +271,6 @@ const WORKER: &str = "worker-";
 const SERVE: &str = "-serve";
 const WARM: &str = "-warm";
 const MAKES_CODE: &[&str] = &["mmap", "mprotect", "pkey_mprotect"];
-
-/// New programs, other processes' memory, kernel surfaces with a history, and every way to a network or a new file system.
-const NEVER_FOR_WORKER: &[&str] = &[
-    "execve",
-    "execveat",
-    "fork",
-    "vfork",
-    "ptrace",
-    "process_*",
-    "pidfd_*",
-    "kcmp",
-    "kill",
-    "tkill",
-    "tgkill",
-    "rt_sigqueueinfo",
-    "rt_tgsigqueueinfo",
-    "io_uring*",
-    "io_setup",
-    "io_submit",
-    "bpf",
-    "perf_event_open",
-    "userfaultfd",
-    "add_key",
-    "request_key",
-    "keyctl",
-    "socket",
-    "socketpair",
-    "connect",
-    "bind",
-    "listen",
-    "accept",
-    "accept4",
-    "sendmsg",
-    "sendmmsg",
-    "recvmmsg",
-    "mount",
-    "mount_setattr",
-    "move_mount",
-    "open_tree",
-    "fsopen",
-    "fsconfig",
-    "fsmount",
-    "fspick",
-    "chroot",
-    "setns",
-    "init_module",
-    "finit_module",
-    "delete_module",
-    "kexec*",
-    "reboot",
-    "open_by_handle_at",
-    "name_to_handle_at",
-    "memfd_create",
-    "memfd_secret",
-    "shm*",
-    "sem*",
-    "msg*",
-    "mq_*",
-    "personality",
-    "modify_ldt",
-    "iopl",
-    "ioperm",
-    "quotactl*",
-    "swapon",
-    "swapoff",
-    "syslog",
-    "fanotify_*",
-    "setuid",
-    "setgid",
-    "setreuid",
-    "setregid",
-    "setresuid",
-    "setresgid",
-    "setgroups",
-    "setfsuid",
-    "setfsgid",
-    "vmsplice",
-    "splice",
-    "tee",
-    "remap_file_pages",
-    "move_pages",
-    "migrate_pages",
-    "uselib",
-    "acct",
-    "unlink*",
-    "rename*",
-    "mkdir*",
-    "rmdir",
-    "link*",
-    "symlink*",
-    "mknod*",
-    "truncate",
-    "ftruncate",
-    "chmod",
-    "fchmod*",
-    "chown",
-    "fchown*",
-    "lchown",
-    "setxattr*",
-    "creat",
-    "open",
-    "openat2",
-];
-
-/// Opening, naming, waiting on others, starting threads, changing the cage.
-const NEVER_WHILE_SERVING: &[&str] = &[
-    "openat",
-    "clone",
-    "clone3",
-    "unshare",
-    "prctl",
-    "seccomp",
-    "landlock_*",
-    "capset",
-    "pivot_root",
-    "umount2",
-    "chdir",
-    "fchdir",
-    "ioctl",
-    "fcntl",
-    "dup",
-    "dup2",
-    "dup3",
-    "recvmsg",
-    "rt_sigaction",
-    "sigaltstack",
-    "rt_sigreturn",
-    "arch_prctl",
-    "sched_setaffinity",
-    "prlimit64",
-    "close",
-];
 
 #[cfg(test)]
 #[path = "check_tests.rs"]

@@ -9,15 +9,16 @@
 
 #![forbid(unsafe_code)]
 
+pub mod arguments;
 pub mod check;
 pub mod grant;
 pub mod lower;
 pub mod rule;
+pub mod symbols;
 pub mod table;
 
-mod arguments;
+mod forbidden;
 mod number;
-mod symbols;
 
 pub use check::{BrokenLaw, CheckedPolicies, check};
-pub use lower::{LowerError, Lowered, Target, lower};
+pub use lower::{LowerError, Lowered, Target, calls, lower};

@@ -67,6 +67,11 @@ pub fn lower(policies: &CheckedPolicies, cpu: Target) -> Result<Vec<Lowered<'_>>
     policies.policies().iter().map(|policy| lower_one(policy, cpu)).collect()
 }
 
+/// Every call of that CPU as (number, name), by number.
+pub fn calls(cpu: Target) -> Vec<(u32, &'static str)> {
+    number::all(arch(cpu))
+}
+
 fn lower_one(policy: &Policy, cpu: Target) -> Result<Lowered<'_>, LowerError> {
     let numbered = |call: &str| {
         number::of(call, arch(cpu)).ok_or_else(|| LowerError::UnknownCall {

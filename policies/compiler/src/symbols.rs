@@ -9,7 +9,7 @@
 pub struct UnknownSymbol(String);
 
 /// The value of one name, or of several joined by `|`.
-pub fn bits(names: &str) -> Result<u64, UnknownSymbol> {
+pub(crate) fn bits(names: &str) -> Result<u64, UnknownSymbol> {
     names.split('|').map(str::trim).try_fold(0, |so_far, name| {
         let found = SYMBOLS.iter().chain(MISSING_IN_LIBC).find(|(known, _)| *known == name);
         found.map(|(_, value)| so_far | value).ok_or_else(|| UnknownSymbol(name.into()))
@@ -17,7 +17,7 @@ pub fn bits(names: &str) -> Result<u64, UnknownSymbol> {
 }
 
 /// The number of an errno.
-pub fn errno(name: &str) -> Result<u32, UnknownSymbol> {
+pub(crate) fn errno(name: &str) -> Result<u32, UnknownSymbol> {
     let found = ERRNOS.iter().find(|(known, _)| *known == name);
     found.map(|(_, number)| *number).ok_or_else(|| UnknownSymbol(name.into()))
 }

@@ -1,1 +1,124 @@
 //! Carries the compiled policies and applies them: the one door into the cage.
+//!
+//! A worker goes through it once, in this order, and each step consumes the proof of the one before:
+//!
+//! 1. [`confine`], its first act: one thread, no new privileges, not dumpable, default signal handlers, `worker-warm`.
+//!    From here on there is no program to start and no network to reach.
+//! 2. [`lock`], after the trusted warm-up and still on one thread: the root swapped for an empty one, every capability
+//!    gone, Landlock without a grant. Landlock and capabilities bind a thread and what it starts, so this comes before the
+//!    thread pools.
+//! 3. [`seal`], after the thread pools: `worker-serve` on all threads. Only a [`Sealed`] worker reads a model.
+//!
+//! The front has one step, [`lock_front`], before its runtime starts a thread.
+//!
+//! Every layer is read back from the kernel after it was put on; a layer that the operator waived by name is left out and
+//! reported as missing. Nothing here falls back by itself.
+
+#![deny(unsafe_code)]
+
+pub mod policy;
+
+mod error;
+mod files;
+#[expect(unsafe_code)]
+mod prctl;
+mod privileges;
+mod report;
+mod role;
+mod root;
+#[expect(unsafe_code)]
+mod signals;
+mod syscalls;
+
+pub use error::{ConfineError, FrontError, LockError, SealError};
+pub use files::FilesError;
+pub use privileges::PrivilegeError;
+pub use report::{Report, Requirements};
+pub use role::{Role, Stage};
+pub use root::{EMPTY_FOLDER, RootError};
+pub use syscalls::InstallError;
+
+/// A worker that can start no program and reach no network; it has read nothing that it may not trust.
+#[derive(Debug)]
+#[must_use = "a worker that is only confined may not read a model"]
+pub struct Confined(());
+
+/// A worker without files, capabilities or paths; it may start its threads now.
+#[derive(Debug)]
+#[must_use = "a worker that is only locked may not read a model"]
+pub struct Locked(());
+
+/// A worker under the serving filter, on every thread: what reading a model asks for.
+#[derive(Debug)]
+#[must_use = "the proof that untrusted bytes may be read"]
+pub struct Sealed(());
+
+/// A front that opens nothing by path and holds no privilege.
+#[derive(Debug)]
+#[must_use = "the proof that the network may be heard"]
+pub struct FrontLocked(());
+
+/// The worker's first act. Fails with more than one thread.
+pub fn confine() -> Result<Confined, ConfineError> {
+    privileges::prove_one_thread().map_err(ConfineError::Threads)?;
+    privileges::no_new_privs().map_err(ConfineError::NoNewPrivs)?;
+    privileges::non_dumpable().map_err(ConfineError::Dumpable)?;
+    signals::reset().map_err(ConfineError::Signals)?;
+    // A second lock on the door that the filters close: where the kernel knows it, pages never become executable.
+    prctl::refuse_exec_gain();
+    syscalls::install(Stage::WorkerWarm).map_err(ConfineError::Filter)?;
+    Ok(Confined(()))
+}
+
+/// After the warm-up, before any other thread starts.
+pub fn lock(confined: Confined, requirements: &Requirements) -> Result<(Locked, Report), LockError> {
+    let Confined(()) = confined;
+    // The order: swapping the root needs a capability and is refused under Landlock; Landlock binds one thread alone.
+    if requirements.empty_root {
+        root::swap().map_err(LockError::Root)?;
+    }
+    if requirements.capabilities {
+        privileges::empty_every_set().map_err(LockError::Capabilities)?;
+    }
+    let landlock = match requirements.landlock {
+        true => Some(files::restrict(Role::Worker).map_err(LockError::Landlock)?),
+        false => None,
+    };
+    privileges::prove_one_thread().map_err(LockError::Threads)?;
+    let report = Report::read(requirements, landlock).map_err(LockError::Report)?;
+    Ok((Locked(()), report))
+}
+
+/// After the thread pools, before the first untrusted byte. Every thread must have come to rest: one that still has to
+/// register itself with libc, or that ends with an alternate signal stack to give back, is killed under the last filter,
+/// and the process with it.
+pub fn seal(locked: Locked) -> Result<Sealed, SealError> {
+    let Locked(()) = locked;
+    // The last filter allows no call that could ask, so the read-back comes first: the warm-up's filter is in force. That
+    // the last one is too, on all threads, is what the success of its installation says.
+    if prctl::seccomp_mode().map_err(SealError::ReadBack)? != prctl::SECCOMP_MODE_FILTER {
+        return Err(SealError::NoFilter);
+    }
+    syscalls::install(Stage::WorkerServe).map_err(SealError::Filter)?;
+    Ok(Sealed(()))
+}
+
+/// The front's first act: before its runtime starts a thread, after every socket and descriptor that it will ever name is
+/// in hand. Its `empty_root` is the launcher's business, and not looked at.
+pub fn lock_front(requirements: &Requirements) -> Result<(FrontLocked, Report), FrontError> {
+    privileges::prove_one_thread().map_err(FrontError::Threads)?;
+    privileges::no_new_privs().map_err(FrontError::NoNewPrivs)?;
+    privileges::non_dumpable().map_err(FrontError::Dumpable)?;
+    privileges::no_core().map_err(FrontError::Core)?;
+    if requirements.capabilities {
+        privileges::empty_held_sets().map_err(FrontError::Capabilities)?;
+    }
+    let landlock = match requirements.landlock {
+        true => Some(files::restrict(Role::Front).map_err(FrontError::Landlock)?),
+        false => None,
+    };
+    privileges::prove_one_thread().map_err(FrontError::Threads)?;
+    let read = Requirements { empty_root: false, ..*requirements };
+    let report = Report::read(&read, landlock).map_err(FrontError::Report)?;
+    Ok((FrontLocked(()), report))
+}

@@ -1,2 +1,91 @@
-//! Placeholder.
-fn main() {}
+//! The `casemate` command: starts the server, tends the model store, shows what the cage holds.
+//!
+//! It contains none of the other programs: [`serve`] becomes the launcher, [`demo`] starts it as a child.
+
+#![forbid(unsafe_code)]
+
+mod archive;
+mod code;
+mod demo;
+mod escape;
+mod exit;
+mod man;
+mod model;
+mod programs;
+mod screen;
+mod serve;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::exit::{Exit, Failure};
+use crate::screen::Screen;
+
+/// Serve models that you do not trust
+///
+/// Casemate answers the Open Inference Protocol over HTTP and runs every model in a locked-down process of its own.
+#[derive(Debug, Parser)]
+#[command(name = "casemate", version, before_help = EXAMPLES, subcommand_required = true, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve a small real model on loopback, ask it something, show the cage around it
+    Demo(demo::Args),
+    /// Serve the models of a store
+    Serve(serve::Args),
+    /// Add models to a store, list them, look into a model file
+    Model {
+        #[command(subcommand)]
+        command: model::Command,
+    },
+    /// Write the manual pages into a folder
+    #[command(hide = true)]
+    Man(man::Args),
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  casemate demo                                    see a model answer from inside the cage
+  casemate model inspect model.pt                  what is in the file, without loading it
+  casemate model add --store /srv/models --name iris \\
+      --input 'x:f32[-1,4]' --output 'y:f32[-1,3]' model.pt
+  casemate serve --config /etc/casemate/casemate.toml";
+
+fn main() -> ExitCode {
+    let mut screen = Screen::stdout();
+    // clap answers --help, --version and wrong usage itself, with 0, 0 and 2.
+    match run(Cli::parse().command, &mut screen) {
+        Ok(exit) => exit.into(),
+        Err(failure) => {
+            Screen::stderr().failure(&failure);
+            failure.exit().into()
+        }
+    }
+}
+
+fn run(command: Command, screen: &mut Screen) -> Result<Exit, Failure> {
+    match command {
+        Command::Demo(args) => return Ok(demo::run(&args, screen)?),
+        Command::Serve(args) => match serve::run(&args)? {},
+        Command::Model { command: model::Command::Add(args) } => model::add::run(&args, screen)?,
+        Command::Model { command: model::Command::List(args) } => model::list::run(&args, screen)?,
+        Command::Model { command: model::Command::Inspect(args) } => model::inspect::run(&args, screen)?,
+        Command::Man(args) => man::run(&args)?,
+    }
+    Ok(Exit::Success)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Cli::command().debug_assert();
+    }
+}

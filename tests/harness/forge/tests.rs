@@ -9,10 +9,11 @@ fn records(bytes: Vec<u8>) -> Vec<(String, Vec<u8>)> {
     (0..archive.len())
         .map(|index| {
             let mut file = archive.by_index(index).unwrap();
-            assert_eq!(file.compression(), CompressionMethod::Stored, "{}", file.name());
+            let name = file.name().unwrap().into_owned();
+            assert_eq!(file.compression(), CompressionMethod::Stored, "{name}");
             let mut bytes = Vec::new();
             file.read_to_end(&mut bytes).unwrap();
-            (file.name().to_owned(), bytes)
+            (name, bytes)
         })
         .collect()
 }
@@ -83,6 +84,8 @@ fn attributes_are_pickled_as_a_dictionary_and_a_state_as_itself() {
         record(stateful.bytes(), "M/data.pkl"),
         b"\x80\x02c__torch__\nM\n)\x81\x8a\x08\xfe\xff\xff\xff\xff\xff\xff\xffb."
     );
+    let source = String::from_utf8(record(stateful.bytes(), "M/code/__torch__.py")).unwrap();
+    assert!(source.contains("  def __getstate__(self) -> int:\n"), "{source}");
 }
 
 #[test]

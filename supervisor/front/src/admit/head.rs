@@ -1,15 +1,48 @@
-//! What can be refused before a byte of the body is read.
+//! What can be refused before a byte of the body is read: too much announced, no room, going down.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::permit::{Permit, Room};
+use crate::refusal::{Kind, Refusal};
 
 /// A request whose head was admitted; holds its share of the room until it is dropped.
 #[derive(Debug)]
 #[must_use]
 pub struct Visitor {
-    _private: (),
+    permit: Permit,
+    arrived: Instant,
+    body_limit: u64,
+}
+
+/// Admits a head. `announced` is the Content-Length; without one the largest body is set aside until it is known.
+pub fn admit(room: &Arc<Room>, body_limit: u64, announced: Option<u64>, now: Instant) -> Result<Visitor, Refusal> {
+    let bytes = announced.unwrap_or(body_limit);
+    if bytes > body_limit {
+        let message = format!("the body has {bytes} bytes; at most {body_limit} are accepted (limits.request_bytes)");
+        return Err(Refusal::new(Kind::TooLarge, message));
+    }
+    let permit = room.take(bytes).ok_or_else(|| {
+        let message = "the server holds as many bytes of requests as it may (limits.in_flight_bytes); come again";
+        Refusal::new(Kind::Busy, message).retry_after(Duration::from_secs(1))
+    })?;
+    Ok(Visitor { permit, arrived: now, body_limit })
 }
 
 impl Visitor {
     /// Most bytes that this request's body may have.
     pub fn body_limit(&self) -> u64 {
-        todo!("the lead writes this")
+        self.body_limit
+    }
+
+    /// When its head was there: deadlines count from here.
+    pub fn arrived(&self) -> Instant {
+        self.arrived
+    }
+
+    /// The body is there and has this many bytes.
+    pub fn settle(mut self, bytes: u64) -> Permit {
+        self.permit.shrink(bytes);
+        self.permit
     }
 }

@@ -1,0 +1,139 @@
+//! What can be refused once the body is parsed: names, types, shapes and sizes against the model's declaration. What
+//! passes is a [`Job`].
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use casemate_ipc::shm::arena::ALIGN;
+use casemate_ipc::tensor::{ModelSignature, Shape, TensorSpec};
+use casemate_ipc::work::Declared;
+
+use super::head::Visitor;
+use crate::batch::job::{Answer, Job, Tensor};
+use crate::refusal::{Kind, Refusal};
+use crate::request::{InferRequest, InputTensor, Inputs};
+
+/// Holds a request against the declaration. The answer comes on the returned receiver.
+pub fn admit(
+    visitor: Visitor,
+    request: InferRequest,
+    declared: &Declared,
+    slot_bytes: u64,
+) -> Result<(Job, Vec<usize>, Answer), Refusal> {
+    let signature = &declared.signature;
+    let wanted = wanted(request.outputs.as_deref(), signature)?;
+    let inputs = match request.inputs {
+        Inputs::Named(tensors) => arrange(tensors, signature)?,
+        Inputs::Raw(data) => vec![raw(data, signature)?],
+    };
+    let rows = rows(&inputs, signature)?;
+    let needed: usize = inputs.iter().map(|t| t.data.len().next_multiple_of(ALIGN)).sum();
+    if needed as u64 > slot_bytes {
+        let message = format!("the tensors have {needed} bytes; at most {slot_bytes} are accepted");
+        return Err(Refusal::new(Kind::TooLarge, message));
+    }
+    let deadline = visitor.arrived() + Duration::from_millis(declared.deadline_ms);
+    let permit = visitor.settle(needed as u64);
+    let (job, answer) = Job::new(inputs, rows, deadline, permit);
+    Ok((job, wanted, answer))
+}
+
+/// Indices of the outputs that are wanted.
+fn wanted(names: Option<&[String]>, signature: &ModelSignature) -> Result<Vec<usize>, Refusal> {
+    let Some(names) = names else {
+        return Ok((0..signature.outputs.len()).collect());
+    };
+    let find = |name: &String| {
+        signature.outputs.iter().position(|spec| spec.name == *name).ok_or_else(|| {
+            let known = list(&signature.outputs);
+            Refusal::invalid(format!("the model has no output {name:?}; it has {known}"))
+        })
+    };
+    names.iter().map(find).collect()
+}
+
+/// Puts the tensors into the order of the declaration.
+fn arrange(tensors: Vec<InputTensor>, signature: &ModelSignature) -> Result<Vec<Tensor>, Refusal> {
+    let mut places: Vec<Option<Tensor>> = signature.inputs.iter().map(|_| None).collect();
+    for tensor in tensors {
+        let InputTensor { name, dtype, shape, data } = tensor;
+        let Some(index) = signature.inputs.iter().position(|spec| spec.name == name) else {
+            let known = list(&signature.inputs);
+            return Err(Refusal::invalid(format!("the model has no input {name:?}; it takes {known}")));
+        };
+        let spec = &signature.inputs[index];
+        if dtype != spec.dtype {
+            return Err(Refusal::invalid(format!("input {name:?} is {dtype}; the model takes {spec}")));
+        }
+        spec.check(&shape).map_err(|e| Refusal::invalid(format!("input {name:?}: {e}")))?;
+        let expected = shape.bytes(dtype).map_err(|e| Refusal::invalid(format!("input {name:?}: {e}")))?;
+        if data.len() != expected {
+            let found = data.len();
+            let message = format!("input {name:?} has {found} bytes; shape {shape} of {dtype} makes {expected}");
+            return Err(Refusal::invalid(message));
+        }
+        if places[index].replace(Tensor { shape, data }).is_some() {
+            return Err(Refusal::invalid(format!("input {name:?} is given twice")));
+        }
+    }
+    let missing: Vec<&TensorSpec> =
+        signature.inputs.iter().zip(&places).filter(|(_, place)| place.is_none()).map(|(spec, _)| spec).collect();
+    if !missing.is_empty() {
+        let missing = missing.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        return Err(Refusal::invalid(format!("input missing: {missing}")));
+    }
+    Ok(places.into_iter().flatten().collect())
+}
+
+/// A body that is one tensor and nothing else: its shape follows from its length, if at most one dimension is free.
+fn raw(data: Bytes, signature: &ModelSignature) -> Result<Tensor, Refusal> {
+    let [spec] = signature.inputs.as_slice() else {
+        let known = list(&signature.inputs);
+        return Err(Refusal::invalid(format!("a raw body needs a model with one input; this one takes {known}")));
+    };
+    let free = spec.dims.iter().filter(|d| d.is_none()).count();
+    let refuse = |why: String| Refusal::invalid(format!("raw body of {} bytes for {spec}: {why}", data.len()));
+    let unit = spec.smallest().bytes(spec.dtype).map_err(|e| refuse(e.to_string()))?;
+    let dims = match free {
+        0 if data.len() == unit => spec.smallest(),
+        0 => return Err(refuse(format!("it must have {unit} bytes"))),
+        1 if unit > 0 && data.len() % unit == 0 => {
+            let count = (data.len() / unit) as u64;
+            Shape::new(spec.dims.iter().map(|d| d.unwrap_or(count)).collect()).map_err(|e| refuse(e.to_string()))?
+        }
+        1 => return Err(refuse(format!("its length must be a multiple of {unit}"))),
+        _ => return Err(refuse("more than one dimension is free; say the shape in a JSON header".to_owned())),
+    };
+    Ok(Tensor { shape: dims, data })
+}
+
+/// The number of rows, where every tensor of the model has rows; all inputs must have the same.
+fn rows(inputs: &[Tensor], signature: &ModelSignature) -> Result<Option<u64>, Refusal> {
+    if !signature.is_batched() {
+        return Ok(None);
+    }
+    let mut rows = None;
+    for (tensor, spec) in inputs.iter().zip(&signature.inputs) {
+        let found = tensor.shape.dims().first().copied().unwrap_or(0);
+        match rows {
+            None => rows = Some(found),
+            Some(first) if first == found => {}
+            Some(first) => {
+                let message = format!("input {:?} has {found} rows and {:?} has {first}", spec.name, signature.inputs[0].name);
+                return Err(Refusal::invalid(message));
+            }
+        }
+    }
+    match rows {
+        Some(0) => Err(Refusal::invalid("the inputs have 0 rows; at least 1 is needed")),
+        rows => Ok(rows),
+    }
+}
+
+fn list(specs: &[TensorSpec]) -> String {
+    specs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+#[path = "body_tests.rs"]
+mod tests;

@@ -1,0 +1,84 @@
+//! A [`Job`] is an admitted request: its tensors fit the model, its share of the room is held, its deadline is set, and
+//! somebody waits for the answer.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+use casemate_ipc::tensor::Shape;
+use tokio::sync::oneshot;
+
+use crate::admit::permit::Permit;
+use crate::refusal::Refusal;
+
+/// An admitted request.
+#[derive(Debug)]
+pub struct Job {
+    inputs: Vec<Tensor>,
+    rows: Option<u64>,
+    deadline: Instant,
+    queued: Instant,
+    answer: oneshot::Sender<Result<Vec<Tensor>, Refusal>>,
+    /// Freed with the job: a withdrawn request gives its room back when it falls out of the queue.
+    _permit: Permit,
+}
+
+/// A tensor whose name and type are known from its place in the declaration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tensor {
+    /// Dimensions.
+    pub shape: Shape,
+    /// Little endian, rows first; as many bytes as shape and type say.
+    pub data: Bytes,
+}
+
+/// Where a job's answer comes: one tensor for each declared output.
+pub type Answer = oneshot::Receiver<Result<Vec<Tensor>, Refusal>>;
+
+impl Job {
+    /// A job, and where its answer will come. Dropping the receiver withdraws the job.
+    pub fn new(inputs: Vec<Tensor>, rows: Option<u64>, deadline: Instant, permit: Permit) -> (Self, Answer) {
+        let (answer, receiver) = oneshot::channel();
+        (Self { inputs, rows, deadline, queued: Instant::now(), answer, _permit: permit }, receiver)
+    }
+
+    /// One tensor for each declared input, in that order.
+    pub fn inputs(&self) -> &[Tensor] {
+        &self.inputs
+    }
+
+    /// Rows, where every tensor of the model has rows.
+    pub fn rows(&self) -> Option<u64> {
+        self.rows
+    }
+
+    /// When the client stops waiting.
+    pub fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    /// When it was admitted.
+    pub fn queued(&self) -> Instant {
+        self.queued
+    }
+
+    /// Whether nobody waits for it any more.
+    pub fn is_gone(&self) -> bool {
+        self.answer.is_closed()
+    }
+
+    /// Whether two jobs differ in nothing but their rows, so that their tensors can be stacked.
+    pub fn stacks_with(&self, other: &Self) -> bool {
+        let same = |(a, b): (&Tensor, &Tensor)| a.shape.dims().get(1..) == b.shape.dims().get(1..);
+        self.rows.is_some() && other.rows.is_some() && self.inputs.iter().zip(&other.inputs).all(same)
+    }
+
+    /// Bytes of its tensors.
+    pub fn bytes(&self) -> u64 {
+        self.inputs.iter().map(|t| t.data.len() as u64).sum()
+    }
+
+    /// Answers it; a client that is gone misses nothing.
+    pub fn answer(self, result: Result<Vec<Tensor>, Refusal>) {
+        let _ = self.answer.send(result);
+    }
+}

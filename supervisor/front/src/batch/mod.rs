@@ -1,0 +1,7 @@
+//! Who rides together: admitted requests ([`job`]) wait ([`queue`]), leave in batches ([`plan`]), and get their own rows
+//! of the answer back ([`split`]).
+
+pub mod job;
+pub mod plan;
+pub mod queue;
+pub mod split;

@@ -1,0 +1,135 @@
+//! Batches that a worker has: in the order in which they were given, which is the order in which answers must come.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use casemate_ipc::id::BatchId;
+use casemate_ipc::shm::arena::ArenaError;
+use casemate_ipc::tensor::{ModelSignature, Shape};
+use casemate_ipc::work::{Placed, ToWorker};
+
+use super::link::{Link, LinkError};
+use crate::batch::job::Job;
+
+/// What one worker has been given and not yet answered.
+#[derive(Debug)]
+pub struct Flight {
+    running: VecDeque<Running>,
+    free: Vec<u32>,
+    given: u64,
+}
+
+/// One batch at a worker.
+#[derive(Debug)]
+pub struct Running {
+    /// Its id.
+    pub batch: BatchId,
+    /// Its slot in both arenas.
+    pub slot: u32,
+    /// Who rides in it.
+    pub jobs: Vec<Job>,
+    /// Rows in all, where the model has rows.
+    pub rows: Option<u64>,
+    /// When it was given.
+    pub since: Instant,
+}
+
+/// Why a batch was not given; the jobs come back.
+#[derive(Debug)]
+pub enum NotGiven {
+    /// The worker has to go; these were never seen by it.
+    Link(LinkError, Vec<Job>),
+    /// The tensors do not fit together: a fault of ours.
+    Arena(ArenaError, Vec<Job>),
+}
+
+impl Flight {
+    /// Room for `slots` batches.
+    pub fn new(slots: u32) -> Self {
+        Self { running: VecDeque::new(), free: (0..slots).rev().collect(), given: 0 }
+    }
+
+    /// Writes the jobs into a free slot and gives them to the worker. Nothing is done without a free slot.
+    pub fn give(&mut self, link: &Link, jobs: Vec<Job>, signature: &ModelSignature) -> Result<(), NotGiven> {
+        let Some(slot) = self.free.pop() else {
+            return Err(NotGiven::Arena(ArenaError::Slot(u32::MAX), jobs));
+        };
+        let rows = jobs.iter().map(Job::rows).sum::<Option<u64>>();
+        let inputs = match place(link, slot, &jobs, rows, signature) {
+            Ok(inputs) => inputs,
+            Err(error) => {
+                self.free.push(slot);
+                return Err(NotGiven::Arena(error, jobs));
+            }
+        };
+        self.given += 1;
+        let batch = BatchId(self.given);
+        if let Err(error) = link.send(&ToWorker::Run { batch, slot, inputs }) {
+            self.free.push(slot);
+            return Err(NotGiven::Link(error, jobs));
+        }
+        self.running.push_back(Running { batch, slot, jobs, rows, since: Instant::now() });
+        Ok(())
+    }
+
+    /// Takes out the batch that the worker must answer next, if this is its id.
+    pub fn land(&mut self, batch: BatchId) -> Option<Running> {
+        let running = self.running.pop_front_if(|first| first.batch == batch)?;
+        self.free.push(running.slot);
+        Some(running)
+    }
+
+    /// Whether another batch can be given. Where requests ride together only one is: who comes meanwhile rides in the
+    /// next, instead of alone in a slot ahead of it.
+    pub fn has_room(&self, together: bool) -> bool {
+        !self.free.is_empty() && (!together || self.running.is_empty())
+    }
+
+    /// Whether the worker has nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.running.is_empty()
+    }
+
+    /// Batches given so far.
+    pub fn given(&self) -> u64 {
+        self.given
+    }
+
+    /// When everybody in the batch that runs now has stopped waiting, and the worker must have answered.
+    pub fn overdue(&self) -> Option<Instant> {
+        let first = self.running.front()?;
+        let last = first.jobs.iter().map(Job::deadline).max()?;
+        // Not before it had a moment: a batch given just before its deadline is no sign of a hanging worker.
+        Some(last.max(first.since + MOMENT))
+    }
+
+    /// Everything that the worker had: what it was running, and what it had not begun.
+    pub fn crash(self) -> (Vec<Job>, Vec<Job>) {
+        let mut running = self.running.into_iter();
+        let lost = running.next().map_or_else(Vec::new, |r| r.jobs);
+        (lost, running.flat_map(|r| r.jobs).collect())
+    }
+}
+
+const MOMENT: Duration = Duration::from_millis(50);
+
+fn place(
+    link: &Link,
+    slot: u32,
+    jobs: &[Job],
+    rows: Option<u64>,
+    signature: &ModelSignature,
+) -> Result<Vec<Placed>, ArenaError> {
+    let mut writer = link.requests.slot(slot)?;
+    let place = |(index, spec): (usize, &casemate_ipc::tensor::TensorSpec)| {
+        let tensors: Vec<_> = jobs.iter().filter_map(|job| job.inputs().get(index)).collect();
+        let parts: Vec<&[u8]> = tensors.iter().map(|t| t.data.as_ref()).collect();
+        let first = tensors.first().map_or_else(Shape::default, |t| t.shape.clone());
+        let shape = match rows {
+            Some(rows) if jobs.len() > 1 => first.with_rows(rows),
+            _ => first,
+        };
+        writer.place(spec.dtype, shape, &parts)
+    };
+    signature.inputs.iter().enumerate().map(place).collect()
+}

@@ -1,0 +1,343 @@
+//! JSON numbers into a tensor's bytes and back. Knows the element type and the shape beforehand, so it can refuse as
+//! soon as there is one number too many, and never holds more than the tensor that was announced.
+//!
+//! The text comes as a [`RawValue`]: serde has proved it to be JSON, without recursion. What is left is one pass over
+//! its bytes with a counter for each dimension; nesting beyond the shape's own ends the pass.
+
+use std::fmt;
+use std::str::FromStr;
+
+use casemate_ipc::tensor::{DType, MAX_RANK, Shape, TensorError};
+use half::{bf16, f16};
+use serde::Serialize;
+use serde_json::value::RawValue;
+use thiserror::Error;
+
+/// Why a JSON array is not the tensor that was announced. `index` counts elements, rows first, from 0.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum NumberError {
+    /// The shape itself has no size.
+    #[error(transparent)]
+    Shape(#[from] TensorError),
+    /// Neither flat nor nested like the shape.
+    #[error("'data' is nested {found} deep; shape {shape} wants one flat array or {} levels", .shape.dims().len())]
+    Nesting {
+        /// Depth at which that showed.
+        found: usize,
+        /// The announced shape.
+        shape: Shape,
+    },
+    /// An array at some depth has the wrong length.
+    #[error("an array at depth {depth} of 'data' has {found} entries; shape {shape} wants {wanted}")]
+    Ragged {
+        /// Counted from 1.
+        depth: usize,
+        /// Entries found.
+        found: u64,
+        /// Entries that the shape wants.
+        wanted: u64,
+        /// The announced shape.
+        shape: Shape,
+    },
+    /// Too many or too few numbers.
+    #[error("'data' has {more}{found} numbers; shape {shape} wants {wanted}", more = if *.found > *.wanted { "at least " } else { "" })]
+    Count {
+        /// Numbers found.
+        found: usize,
+        /// Numbers that the shape wants.
+        wanted: usize,
+        /// The announced shape.
+        shape: Shape,
+    },
+    /// A number that the type cannot hold.
+    #[error("data[{index}] is {found}, which {dtype} cannot hold; {wanted}", wanted = wanted(*.dtype))]
+    Range {
+        /// Which element.
+        index: usize,
+        /// As it was written, cut.
+        found: String,
+        /// The announced type.
+        dtype: DType,
+    },
+    /// Something else than a number of this type.
+    #[error("data[{index}] is {found}; {wanted}", wanted = wanted(*.dtype))]
+    Kind {
+        /// Which element.
+        index: usize,
+        /// As it was written, cut.
+        found: String,
+        /// The announced type.
+        dtype: DType,
+    },
+}
+
+/// Little-endian bytes of a tensor that was written as JSON, flat or nested exactly like its shape.
+pub fn read(data: &RawValue, dtype: DType, shape: &Shape) -> Result<Vec<u8>, NumberError> {
+    let text = data.get();
+    let bytes = shape.bytes(dtype)?;
+    // Every number but the last takes a digit and a comma, so a short text cannot reserve a large tensor.
+    let mut out = Vec::with_capacity(bytes.min((text.len() / 2 + 1).saturating_mul(dtype.size())));
+    let o = &mut out;
+    match dtype {
+        DType::Bool => scan(text, shape, |i, t| t.truth(i).map(|v| o.push(v)))?,
+        DType::Uint8 => scan(text, shape, |i, t| t.whole::<u8>(i, dtype).map(|v| o.push(v)))?,
+        DType::Int8 => scan(text, shape, |i, t| t.whole::<i8>(i, dtype).map(|v| o.extend(v.to_le_bytes())))?,
+        DType::Int16 => scan(text, shape, |i, t| t.whole::<i16>(i, dtype).map(|v| o.extend(v.to_le_bytes())))?,
+        DType::Int32 => scan(text, shape, |i, t| t.whole::<i32>(i, dtype).map(|v| o.extend(v.to_le_bytes())))?,
+        DType::Int64 => scan(text, shape, |i, t| t.whole::<i64>(i, dtype).map(|v| o.extend(v.to_le_bytes())))?,
+        DType::Fp16 => scan(text, shape, |i, t| t.half(i, dtype).map(|v| o.extend(f16::from_f64(v).to_le_bytes())))?,
+        DType::Bf16 => scan(text, shape, |i, t| t.half(i, dtype).map(|v| o.extend(bf16::from_f64(v).to_le_bytes())))?,
+        DType::Fp32 => scan(text, shape, |i, t| t.single(i).map(|v| o.extend(v.to_le_bytes())))?,
+        DType::Fp64 => scan(text, shape, |i, t| t.double(i, dtype).map(|v| o.extend(v.to_le_bytes())))?,
+    }
+    Ok(out)
+}
+
+/// Appends a dense tensor as a flat JSON array. Floats are the shortest text that reads back as the same value; NaN and
+/// the infinities, which JSON lacks, are the strings that [`read`] takes.
+pub fn write(data: &[u8], dtype: DType, out: &mut Vec<u8>) {
+    out.push(b'[');
+    match dtype {
+        DType::Bool => list(data, out, |[b]: [u8; 1], out| plain(b != 0, out)),
+        DType::Uint8 => list(data, out, |[b]: [u8; 1], out| plain(b, out)),
+        DType::Int8 => list(data, out, |b, out| plain(i8::from_le_bytes(b), out)),
+        DType::Int16 => list(data, out, |b, out| plain(i16::from_le_bytes(b), out)),
+        DType::Int32 => list(data, out, |b, out| plain(i32::from_le_bytes(b), out)),
+        DType::Int64 => list(data, out, |b, out| plain(i64::from_le_bytes(b), out)),
+        DType::Fp16 => list(data, out, |b, out| single(f16::from_le_bytes(b).to_f32(), out)),
+        DType::Bf16 => list(data, out, |b, out| single(bf16::from_le_bytes(b).to_f32(), out)),
+        DType::Fp32 => list(data, out, |b, out| single(f32::from_le_bytes(b), out)),
+        DType::Fp64 => list(data, out, |b, out| {
+            let v = f64::from_le_bytes(b);
+            if v.is_finite() { plain(v, out) } else { out.extend(named(v).as_bytes()) }
+        }),
+    }
+    out.push(b']');
+}
+
+/// The first byte of a BOOL tensor that is neither 0 nor 1. C++ must never see such a `bool`.
+pub fn not_truth(data: &[u8]) -> Option<usize> {
+    data.iter().position(|b| *b > 1)
+}
+
+// === reading ===
+
+/// One element, as it stands in the text.
+#[derive(Clone, Copy)]
+enum Token<'a> {
+    Number(&'a str),
+    /// `true`, `false`, `null`, a string with its quotes, or the start of an object.
+    Other(&'a str),
+}
+
+/// Walks over the array and hands on each element with its index.
+fn scan<'a>(
+    text: &'a str,
+    shape: &Shape,
+    mut element: impl FnMut(usize, Token<'a>) -> Result<(), NumberError>,
+) -> Result<(), NumberError> {
+    let dims = shape.dims();
+    let wanted = shape.elements()?;
+    let nesting = |found| NumberError::Nesting { found, shape: shape.clone() };
+    let deepest = dims.len().max(1);
+    let bytes = text.as_bytes();
+    // Entries so far of the open array at each depth; index 0 is the outermost.
+    let mut entries = [0u64; MAX_RANK];
+    let (mut at, mut depth, mut found) = (0usize, 0usize, 0usize);
+    // The depth at which the elements lie, known from the first one on.
+    let mut level: Option<usize> = None;
+    while let Some(byte) = bytes.get(at) {
+        match byte {
+            b' ' | b'\t' | b'\r' | b'\n' | b',' => at += 1,
+            b'[' => {
+                if depth >= deepest || level.is_some_and(|level| depth >= level) {
+                    return Err(nesting(depth + 1));
+                }
+                if let Some(outer) = depth.checked_sub(1) {
+                    entries[outer] += 1;
+                }
+                entries[depth] = 0;
+                depth += 1;
+                at += 1;
+            }
+            b']' => {
+                depth = depth.checked_sub(1).ok_or_else(|| nesting(0))?;
+                at += 1;
+                let flat = depth == 0 && (level == Some(1) || level.is_none());
+                if let (false, Some(dim)) = (flat, dims.get(depth))
+                    && entries[depth] != *dim
+                {
+                    let (found, wanted) = (entries[depth], *dim);
+                    return Err(NumberError::Ragged { depth: depth + 1, found, wanted, shape: shape.clone() });
+                }
+            }
+            _ => {
+                let end = end_of_token(bytes, at);
+                let token = match byte {
+                    b'-' | b'0'..=b'9' => Token::Number(&text[at..end]),
+                    _ => Token::Other(&text[at..end]),
+                };
+                if *level.get_or_insert(depth) != depth || (depth != 1 && depth != dims.len()) {
+                    return Err(nesting(depth));
+                }
+                if found == wanted {
+                    return Err(NumberError::Count { found: found + 1, wanted, shape: shape.clone() });
+                }
+                element(found, token)?;
+                if let Some(inner) = depth.checked_sub(1) {
+                    entries[inner] += 1;
+                }
+                found += 1;
+                at = end;
+            }
+        }
+    }
+    if found != wanted {
+        return Err(NumberError::Count { found, wanted, shape: shape.clone() });
+    }
+    // `[]` for an empty tensor is flat; `[[]]` must have the shape's own outer length, which the flat case above skips.
+    match (level, dims.first()) {
+        (None, Some(dim)) if entries[0] != 0 && entries[0] != *dim => {
+            Err(NumberError::Ragged { depth: 1, found: entries[0], wanted: *dim, shape: shape.clone() })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Where the scalar that begins at `at` ends; always further on.
+fn end_of_token(bytes: &[u8], at: usize) -> usize {
+    let rest = &bytes[at + 1..];
+    let length = if bytes[at] == b'"' {
+        let mut escaped = false;
+        let close = rest.iter().position(|b| {
+            let closes = *b == b'"' && !escaped;
+            escaped = *b == b'\\' && !escaped;
+            closes
+        });
+        close.map_or(rest.len(), |n| n + 1)
+    } else {
+        // An object yields a token of its opening brace, which no type takes.
+        let open = bytes[at] == b'{';
+        rest.iter().position(|b| open || !matches!(b, b'0'..=b'9' | b'a'..=b'z' | b'E' | b'+' | b'-' | b'.')).unwrap_or(rest.len())
+    };
+    at + 1 + length
+}
+
+impl Token<'_> {
+    fn truth(self, index: usize) -> Result<u8, NumberError> {
+        match self {
+            Self::Number("0" | "-0") | Self::Other("false") => Ok(0),
+            Self::Number("1") | Self::Other("true") => Ok(1),
+            _ => Err(self.kind(index, DType::Bool)),
+        }
+    }
+
+    fn whole<T: FromStr>(self, index: usize, dtype: DType) -> Result<T, NumberError> {
+        let Self::Number(text) = self else { return Err(self.kind(index, dtype)) };
+        let text = if text == "-0" { "0" } else { text };
+        match text.parse() {
+            Ok(value) => Ok(value),
+            // `1.0` is refused too: whoever sends fractions for integers has mixed up two inputs.
+            Err(_) if text.contains(['.', 'e', 'E']) => Err(self.kind(index, dtype)),
+            Err(_) => Err(self.range(index, dtype)),
+        }
+    }
+
+    fn single(self, index: usize) -> Result<f32, NumberError> {
+        // Read as f32 at once: by way of f64 the value would be rounded twice.
+        let Self::Number(text) = self else { return self.not_finite(index, DType::Fp32).map(|v| v as f32) };
+        let value: f32 = text.parse().map_err(|_| self.kind(index, DType::Fp32))?;
+        if value.is_finite() { Ok(value) } else { Err(self.range(index, DType::Fp32)) }
+    }
+
+    fn double(self, index: usize, dtype: DType) -> Result<f64, NumberError> {
+        let Self::Number(text) = self else { return self.not_finite(index, dtype) };
+        let value: f64 = text.parse().map_err(|_| self.kind(index, dtype))?;
+        if value.is_finite() { Ok(value) } else { Err(self.range(index, dtype)) }
+    }
+
+    /// A double that stays finite once it is halved.
+    fn half(self, index: usize, dtype: DType) -> Result<f64, NumberError> {
+        let value = self.double(index, dtype)?;
+        let halved = if dtype == DType::Bf16 { bf16::from_f64(value).to_f64() } else { f16::from_f64(value).to_f64() };
+        if value.is_finite() && !halved.is_finite() { Err(self.range(index, dtype)) } else { Ok(value) }
+    }
+
+    fn not_finite(self, index: usize, dtype: DType) -> Result<f64, NumberError> {
+        match self {
+            Self::Other("\"NaN\"") => Ok(f64::NAN),
+            Self::Other("\"Infinity\"") => Ok(f64::INFINITY),
+            Self::Other("\"-Infinity\"") => Ok(f64::NEG_INFINITY),
+            _ => Err(self.kind(index, dtype)),
+        }
+    }
+
+    fn kind(self, index: usize, dtype: DType) -> NumberError {
+        NumberError::Kind { index, found: self.to_string(), dtype }
+    }
+
+    fn range(self, index: usize, dtype: DType) -> NumberError {
+        NumberError::Range { index, found: self.to_string(), dtype }
+    }
+}
+
+impl fmt::Display for Token<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::Number(text) | Self::Other(text)) = self;
+        match text.char_indices().nth(MAX_QUOTED) {
+            Some((end, _)) => write!(f, "{}…", &text[..end]),
+            None if *text == "{" => f.write_str("an object"),
+            None => f.write_str(text),
+        }
+    }
+}
+
+/// Most characters of an element that an error quotes.
+const MAX_QUOTED: usize = 32;
+
+fn wanted(dtype: DType) -> &'static str {
+    match dtype {
+        DType::Bool => "BOOL takes true, false, 0 and 1",
+        DType::Uint8 => "UINT8 takes whole numbers from 0 to 255",
+        DType::Int8 => "INT8 takes whole numbers from -128 to 127",
+        DType::Int16 => "INT16 takes whole numbers from -32768 to 32767",
+        DType::Int32 => "INT32 takes whole numbers from -2147483648 to 2147483647",
+        DType::Int64 => "INT64 takes whole numbers from -9223372036854775808 to 9223372036854775807",
+        DType::Fp16 => "FP16 takes numbers up to 65504 in size, \"NaN\", \"Infinity\" and \"-Infinity\"",
+        DType::Bf16 => "BF16 takes numbers up to 3.38e38 in size, \"NaN\", \"Infinity\" and \"-Infinity\"",
+        DType::Fp32 => "FP32 takes numbers up to 3.4e38 in size, \"NaN\", \"Infinity\" and \"-Infinity\"",
+        DType::Fp64 => "FP64 takes numbers up to 1.79e308 in size, \"NaN\", \"Infinity\" and \"-Infinity\"",
+    }
+}
+
+// === writing ===
+
+fn list<const N: usize>(data: &[u8], out: &mut Vec<u8>, one: impl Fn([u8; N], &mut Vec<u8>)) {
+    for (i, element) in data.as_chunks::<N>().0.iter().enumerate() {
+        if i > 0 {
+            out.push(b',');
+        }
+        one(*element, out);
+    }
+}
+
+fn single(value: f32, out: &mut Vec<u8>) {
+    if value.is_finite() { plain(value, out) } else { out.extend(named(f64::from(value)).as_bytes()) }
+}
+
+fn plain(value: impl Serialize, out: &mut Vec<u8>) {
+    // Writing a number or a boolean into memory has no way to fail.
+    let _ = serde_json::to_writer(out, &value);
+}
+
+fn named(value: f64) -> &'static str {
+    match value {
+        v if v.is_nan() => "\"NaN\"",
+        v if v > 0.0 => "\"Infinity\"",
+        _ => "\"-Infinity\"",
+    }
+}
+
+#[cfg(test)]
+#[path = "numbers_tests.rs"]
+mod tests;
