@@ -8,6 +8,8 @@
 
 pub mod frame;
 pub mod id;
+#[expect(unsafe_code, reason = "descriptors that come as plain numbers")]
+pub mod inherited;
 pub mod launch;
 pub mod layer;
 pub mod seqpacket;

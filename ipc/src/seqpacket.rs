@@ -3,7 +3,7 @@
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::marker::PhantomData;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::cmsg_space;
 use nix::errno::Errno;
@@ -14,6 +14,7 @@ use nix::sys::socket::{
 use thiserror::Error;
 
 use crate::frame::{self, FrameError, MAX_FRAME, Message};
+use crate::inherited::adopt;
 
 /// One end of a channel: sends `S`, receives `R`.
 #[derive(Debug)]
@@ -172,12 +173,6 @@ impl Default for PacketBuffer {
     fn default() -> Self {
         Self(vec![0; MAX_FRAME].into_boxed_slice())
     }
-}
-
-#[expect(unsafe_code, reason = "nix hands received descriptors over as plain numbers")]
-fn adopt(raw: i32) -> OwnedFd {
-    // SAFETY: the kernel has just installed `raw` in this process for this message, and nobody else knows the number.
-    unsafe { OwnedFd::from_raw_fd(raw) }
 }
 
 fn retry<T>(mut call: impl FnMut() -> nix::Result<T>) -> io::Result<T> {

@@ -178,7 +178,9 @@ impl Rule {
             };
             all = all
                 .iter()
-                .flat_map(|so_far: &Vec<Clause>| ways.iter().map(|way| [so_far.as_slice(), &[way.clone()]].concat()))
+                .flat_map(|so_far: &Vec<Clause>| {
+                    ways.iter().map(|way| [so_far.as_slice(), std::slice::from_ref(way)].concat())
+                })
                 .collect();
         }
         all

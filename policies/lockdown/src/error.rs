@@ -47,6 +47,9 @@ pub enum LockError {
     /// The kernel could not be asked what is in force.
     #[error("reading back: {0}")]
     Report(#[source] PrivilegeError),
+    /// The allocator could not be made ready for the last filter.
+    #[error("priming the heap: {0}")]
+    Heap(#[source] std::io::Error),
 }
 
 /// Why [`crate::seal`] refused.

@@ -20,6 +20,7 @@ pub mod policy;
 
 mod error;
 mod files;
+mod heap;
 #[expect(unsafe_code)]
 mod prctl;
 mod privileges;
@@ -70,7 +71,8 @@ pub fn confine() -> Result<Confined, ConfineError> {
     Ok(Confined(()))
 }
 
-/// After the warm-up, before any other thread starts.
+/// After the warm-up, before any other thread starts. The last thing it does is to make the allocator ready for the last
+/// filter, in a thread that has ended when this returns.
 pub fn lock(confined: Confined, requirements: &Requirements) -> Result<(Locked, Report), LockError> {
     let Confined(()) = confined;
     // The order: swapping the root needs a capability and is refused under Landlock; Landlock binds one thread alone.
@@ -86,6 +88,7 @@ pub fn lock(confined: Confined, requirements: &Requirements) -> Result<(Locked, 
     };
     privileges::prove_one_thread().map_err(LockError::Threads)?;
     let report = Report::read(requirements, landlock).map_err(LockError::Report)?;
+    heap::prime().map_err(LockError::Heap)?;
     Ok((Locked(()), report))
 }
 

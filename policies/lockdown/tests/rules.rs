@@ -7,8 +7,9 @@
 
 mod child;
 
-use casemate_lockdown::policy::{Clause, Filter, Rule, Test, call_name, filters};
+use casemate_lockdown::policy::{Clause, Filter, Rule, Test, call_name, filter, filters};
 use child::{Answer, End, call};
+use nix::sys::signal::Signal;
 
 /// Arguments that satisfy the rule, and apart from that are 0.
 fn lawful(rule: &Rule) -> [u64; 6] {
@@ -157,6 +158,38 @@ fn the_table_and_the_filter_agree() {
     }
 }
 
+/// The table is what the tests above are made from, so a mistake in it (a width, a place) would be in both. These attempts
+/// are written by hand.
+#[test]
+fn known_attempts_are_refused_while_serving() {
+    let serve = filter("worker-serve").unwrap();
+    let none = u64::MAX; // fd -1
+    let (rw, rwx) =
+        ((libc::PROT_READ | libc::PROT_WRITE) as u64, (libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC) as u64);
+    let private = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as u64;
+    let attempts = [
+        ("mmap of code", libc::SYS_mmap, [0, 4096, rwx, private, none, 0], [0, 4096, rw, private, none, 0]),
+        ("mmap of a file", libc::SYS_mmap, [0, 4096, rw, 2, 0, 0], [0, 4096, rw, private, none, 0]),
+        ("mmap shared", libc::SYS_mmap, [0, 4096, rw, 0x21, none, 0], [0, 4096, rw, private, none, 0]),
+        ("mprotect to code", libc::SYS_mprotect, [0, 0, 5, 0, 0, 0], [0, 0, 3, 0, 0, 0]),
+        ("mremap to a place", libc::SYS_mremap, [0, 0, 0, 3, 0, 0], [0, 0, 0, 1, 0, 0]),
+        ("madvise of another kind", libc::SYS_madvise, [0, 0, 9, 0, 0, 0], [0, 0, 4, 0, 0, 0]),
+        ("futex with a requeue", libc::SYS_futex, [0, 3, 0, 0, 0, 0], [0, 1, 0, 0, 0, 0]),
+        ("futex with an owner", libc::SYS_futex, [0, 6, 0, 0, 0, 0], [0, 1, 0, 0, 0, 0]),
+        ("send to an address", libc::SYS_sendto, [3, 0, 0, 0, 0x1000, 0], [3, 0, 0, 0, 0, 0]),
+        ("send to a high address", libc::SYS_sendto, [3, 0, 0, 0, 0x7fff_0000_0000, 0], [3, 0, 0, 0, 0, 0]),
+        ("send elsewhere", libc::SYS_sendto, [4, 0, 0, 0, 0, 0], [3, 0, 0, 0, 0, 0]),
+        ("receive elsewhere", libc::SYS_recvfrom, [4, 0, 0, 0, 0, 0], [3, 0, 0, 0, 0, 0]),
+        ("write elsewhere", libc::SYS_write, [3, 0, 0, 0, 0, 0], [2, 0, 0, 0, 0, 0]),
+    ];
+    for (attempt, number, bad, good) in attempts {
+        let number = number.cast_unsigned();
+        assert_ne!(call(&[], number, bad), Answer::Killed, "{attempt}: the control without a filter");
+        assert_ne!(call(serve.programs(), number, good), Answer::Killed, "{attempt}: the control that is lawful");
+        assert_eq!(call(serve.programs(), number, bad), Answer::Killed, "{attempt}");
+    }
+}
+
 #[test]
 fn a_refused_call_returns_its_errno() {
     for filter in filters() {
@@ -175,7 +208,13 @@ fn every_other_call_kills() {
     for filter in filters() {
         for number in (0..=LAST_NUMBER).filter(|number| !listed(filter, *number)) {
             let answer = call(filter.programs(), number.into(), [0; 6]);
-            assert_eq!(answer, Answer::Killed, "{}: {}", filter.stage, name(number));
+            let idle = answer == Answer::Crashed(Signal::SIGILL) || answer == Answer::Returned(libc::ENXIO);
+            assert!(
+                answer == Answer::Killed || idle && UNFILTERED.contains(&number),
+                "{}: {}: {answer:?}",
+                filter.stage,
+                name(number)
+            );
         }
     }
 }
@@ -198,8 +237,6 @@ fn every_call_of_the_x32_abi_kills() {
 #[test]
 #[cfg(target_arch = "x86_64")]
 fn the_32_bit_gate_kills() {
-    use nix::sys::signal::Signal;
-
     let gate = |programs: &[&[u8]]| {
         let filters: Vec<Vec<seccompiler::sock_filter>> = programs.iter().map(|p| child::steps(p)).collect();
         child::run(move || {
@@ -227,3 +264,7 @@ fn the_32_bit_gate_kills() {
 
 /// Past the last call of Linux 6.18 (468), with room for the next years.
 const LAST_NUMBER: u32 = 500;
+
+/// `uretprobe` and `uprobe`: newer kernels never show them to a filter. Outside a probe's own trampoline the one raises
+/// SIGILL and the other returns ENXIO; neither takes anything from the caller.
+const UNFILTERED: &[u32] = if cfg!(target_arch = "x86_64") { &[335, 336] } else { &[] };

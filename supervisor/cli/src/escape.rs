@@ -46,7 +46,8 @@ mod tests {
 
     #[test]
     fn nothing_that_steers_a_terminal_comes_through() {
-        let hostile = ["\x1b[2J", "\u{9b}31m", "a\rb", "a\nb", "\u{202e}gpj.exe", "\u{200b}", "\x7f", "\u{e000}", "\\x1b"];
+        let hostile =
+            ["\x1b[2J", "\u{9b}31m", "a\rb", "a\nb", "\u{202e}gpj.exe", "\u{200b}", "\x7f", "\u{e000}", "\\x1b"];
         for text in hostile {
             let shown = printable(text);
             assert!(!shown.chars().any(|c| c.is_control() || (!c.is_ascii() && !c.is_alphanumeric())), "{shown:?}");

@@ -113,8 +113,7 @@ mod tests {
 
     #[test]
     fn the_configs_in_the_help_are_configs() {
-        let indented: String =
-            EXAMPLE.lines().filter_map(|l| l.strip_prefix("  ")).map(|l| format!("{l}\n")).collect();
+        let indented: String = EXAMPLE.lines().filter_map(|l| l.strip_prefix("  ")).map(|l| format!("{l}\n")).collect();
         let configs: Vec<&str> = indented.split("store =").skip(1).collect();
         assert_eq!(configs.len(), 2);
         for config in configs {

@@ -3,7 +3,7 @@
 //! Reading the modules downwards is following a request: [`server`] takes connections, [`protocol`] parses, [`pipeline`]
 //! admits, batches and answers, [`fleet`] speaks with the workers. The vocabulary lies at the ground.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod admit;
 pub mod pipeline;

@@ -1,52 +1,136 @@
 //! The sentence: admit, batch, answer. All that a protocol sees of the server behind it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use casemate_ipc::id::{ModelName, Version};
+use tokio::sync::watch;
+use tokio::time::timeout_at;
 
 use crate::admit::head::Visitor;
-use crate::refusal::Refusal;
+use crate::admit::permit::Room;
+use crate::admit::{body, head};
+use crate::fleet::handle::ModelHandle;
+use crate::fleet::supervise::{given_up, going_down};
+use crate::fleet::tenure::late;
+use crate::metrics::Metrics;
+use crate::refusal::{Kind, Refusal};
 use crate::request::InferRequest;
-use crate::response::InferResponse;
-use crate::status::ModelStatus;
+use crate::response::{InferResponse, OutputTensor};
+use crate::status::{ModelStatus, State};
 
 /// The server behind the protocols; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Pipeline {
-    house: Arc<()>,
+    house: Arc<House>,
+}
+
+/// What a pipeline leads to.
+#[derive(Debug)]
+pub struct House {
+    /// Served models, by name and version.
+    pub models: BTreeMap<ModelName, BTreeMap<Version, Arc<ModelHandle>>>,
+    /// Bytes of requests held at once.
+    pub room: Arc<Room>,
+    /// Most bytes of a body.
+    pub request_bytes: u64,
+    /// Bytes of a slot of the request arena.
+    pub slot_bytes: u64,
+    /// True once the server is going down.
+    pub stop: watch::Receiver<bool>,
+    /// Where numbers go.
+    pub metrics: Metrics,
 }
 
 impl Pipeline {
+    /// The pipeline of a house.
+    pub fn new(house: House) -> Self {
+        Self { house: Arc::new(house) }
+    }
+
     /// The first door: what can be refused before the body is read. `announced` is the Content-Length, if there was one.
     pub fn enter(&self, announced: Option<u64>) -> Result<Visitor, Refusal> {
-        let _ = (&self.house, announced);
-        todo!("the lead writes this")
+        if *self.house.stop.borrow() {
+            return Err(going_down());
+        }
+        head::admit(&self.house.room, self.house.request_bytes, announced, Instant::now())
     }
 
     /// Runs one request. Dropping the future withdraws it.
     pub async fn infer(&self, visitor: Visitor, request: InferRequest) -> Result<InferResponse, Refusal> {
-        let _ = (visitor, request);
-        todo!("the lead writes this")
+        let arrived = visitor.arrived();
+        let handle = self.find(&request.model, request.version.as_ref())?;
+        let result = self.run(handle, visitor, request).await;
+        let outcome = result.as_ref().map_or_else(|refusal| refusal.kind.code(), |_| "ok");
+        self.house.metrics.request_done(&handle.model, outcome, arrived.elapsed());
+        result
     }
 
     /// One model's status; the newest served version where none is named.
     pub fn status(&self, name: &ModelName, version: Option<&Version>) -> Result<ModelStatus, Refusal> {
-        let _ = (name, version);
-        todo!("the lead writes this")
+        self.find(name, version).map(|handle| handle.status())
     }
 
     /// Every served model, by name and version.
     pub fn statuses(&self) -> Vec<ModelStatus> {
-        todo!("the lead writes this")
+        self.house.models.values().flat_map(BTreeMap::values).map(|handle| handle.status()).collect()
     }
 
     /// Whether every model that is not given up is serving, and the server is not going down.
     pub fn is_ready(&self) -> bool {
-        todo!("the lead writes this")
+        let models = self.house.models.values().flat_map(BTreeMap::values);
+        !*self.house.stop.borrow() && models.map(|h| h.state()).all(|s| matches!(s, State::Ready | State::Failed(_)))
     }
 
     /// Most bytes of a body.
     pub fn body_limit(&self) -> u64 {
-        todo!("the lead writes this")
+        self.house.request_bytes
+    }
+
+    async fn run(
+        &self,
+        handle: &ModelHandle,
+        visitor: Visitor,
+        request: InferRequest,
+    ) -> Result<InferResponse, Refusal> {
+        match handle.state() {
+            State::Failed(_) => return Err(given_up()),
+            State::Draining => return Err(going_down()),
+            State::Starting | State::Ready | State::BackingOff => {}
+        }
+        let declared = handle.declared().ok_or_else(|| {
+            let message = format!("model {} is starting; ask /v2/models/{}/ready", handle.model, handle.model.name);
+            Refusal::new(Kind::NotReady, message).retry_after(std::time::Duration::from_secs(1))
+        })?;
+        let id = request.id.clone();
+        let (job, wanted, answer) = body::admit(visitor, request, &declared, self.house.slot_bytes)?;
+        let deadline = job.deadline();
+        handle.queue.push(job)?;
+        // A job that was dropped without an answer fell out of the queue because it was late.
+        let outputs = match timeout_at(deadline.into(), answer).await {
+            Ok(Ok(outputs)) => outputs?,
+            Ok(Err(_)) | Err(_) => return Err(late()),
+        };
+        let specs = &declared.signature.outputs;
+        let pick = |index: usize| {
+            let (spec, tensor) = specs.get(index).zip(outputs.get(index))?;
+            let (shape, data) = (tensor.shape.clone(), tensor.data.clone());
+            Some(OutputTensor { name: spec.name.clone(), dtype: spec.dtype, shape, data })
+        };
+        let outputs = wanted.into_iter().filter_map(pick).collect();
+        Ok(InferResponse { model: handle.model.clone(), id, outputs })
+    }
+
+    fn find(&self, name: &ModelName, version: Option<&Version>) -> Result<&ModelHandle, Refusal> {
+        let versions = self.house.models.get(name);
+        let found = match version {
+            Some(version) => versions.and_then(|v| v.get(version)),
+            None => versions.and_then(|v| v.values().next_back()),
+        };
+        found.map(Arc::as_ref).ok_or_else(|| {
+            let asked = version.map_or_else(|| name.to_string(), |v| format!("{name}, version {v}"));
+            Refusal::new(Kind::NotFound, format!("there is no model {asked}"))
+        })
     }
 }

@@ -97,7 +97,7 @@ fn raw(data: Bytes, signature: &ModelSignature) -> Result<Tensor, Refusal> {
     let dims = match free {
         0 if data.len() == unit => spec.smallest(),
         0 => return Err(refuse(format!("it must have {unit} bytes"))),
-        1 if unit > 0 && data.len() % unit == 0 => {
+        1 if unit > 0 && data.len().is_multiple_of(unit) => {
             let count = (data.len() / unit) as u64;
             Shape::new(spec.dims.iter().map(|d| d.unwrap_or(count)).collect()).map_err(|e| refuse(e.to_string()))?
         }

@@ -17,6 +17,7 @@ pub struct Job {
     rows: Option<u64>,
     deadline: Instant,
     queued: Instant,
+    alone: bool,
     answer: oneshot::Sender<Result<Vec<Tensor>, Refusal>>,
     /// Freed with the job: a withdrawn request gives its room back when it falls out of the queue.
     _permit: Permit,
@@ -38,7 +39,7 @@ impl Job {
     /// A job, and where its answer will come. Dropping the receiver withdraws the job.
     pub fn new(inputs: Vec<Tensor>, rows: Option<u64>, deadline: Instant, permit: Permit) -> (Self, Answer) {
         let (answer, receiver) = oneshot::channel();
-        (Self { inputs, rows, deadline, queued: Instant::now(), answer, _permit: permit }, receiver)
+        (Self { inputs, rows, deadline, queued: Instant::now(), alone: false, answer, _permit: permit }, receiver)
     }
 
     /// One tensor for each declared input, in that order.
@@ -69,7 +70,13 @@ impl Job {
     /// Whether two jobs differ in nothing but their rows, so that their tensors can be stacked.
     pub fn stacks_with(&self, other: &Self) -> bool {
         let same = |(a, b): (&Tensor, &Tensor)| a.shape.dims().get(1..) == b.shape.dims().get(1..);
-        self.rows.is_some() && other.rows.is_some() && self.inputs.iter().zip(&other.inputs).all(same)
+        let willing = !self.alone && !other.alone && self.rows.is_some() && other.rows.is_some();
+        willing && self.inputs.iter().zip(&other.inputs).all(same)
+    }
+
+    /// Keeps it out of company from now on: it was in a batch that failed.
+    pub fn ride_alone(&mut self) {
+        self.alone = true;
     }
 
     /// Bytes of its tensors.

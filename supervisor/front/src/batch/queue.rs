@@ -53,6 +53,12 @@ impl Queue {
         Ok(())
     }
 
+    /// Puts a job back in front of all others, whatever the limit: it was taken in once already.
+    pub fn push_front(&self, job: Job) {
+        self.lock().push_front(job);
+        self.arrived.notify_one();
+    }
+
     /// Lets the next batch go, if it is time.
     pub fn depart(&self, rule: Rule, now: Instant) -> Next {
         let mut waiting = self.lock();

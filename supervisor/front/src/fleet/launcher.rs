@@ -13,6 +13,8 @@ use thiserror::Error;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot;
 
+use super::registered;
+
 /// A channel as the front has it.
 pub type LaunchChannel = Channel<LaunchRequest, LaunchReply>;
 
@@ -44,7 +46,14 @@ pub struct Started {
     /// What it prints.
     pub output: OwnedFd,
     /// How it will have ended.
-    pub exit: oneshot::Receiver<ExitCause>,
+    pub exit: Exit,
+}
+
+/// How a worker ended, once it has; can be waited for again and again.
+#[derive(Debug)]
+pub struct Exit {
+    coming: Option<oneshot::Receiver<ExitCause>>,
+    cause: Option<ExitCause>,
 }
 
 /// Why there is no worker.
@@ -86,11 +95,22 @@ pub fn read_catalogue(channel: &LaunchChannel) -> Result<Catalogue, ChannelError
     }
 }
 
+impl Exit {
+    /// Waits for the end; `None` if the launcher is gone and nobody will ever know. Safe to drop half way.
+    pub async fn wait(&mut self) -> Option<ExitCause> {
+        if let Some(coming) = &mut self.coming {
+            self.cause = coming.await.ok();
+            self.coming = None;
+        }
+        self.cause
+    }
+}
+
 impl Launcher {
     /// Takes the channel over; needs a runtime.
     pub fn new(channel: LaunchChannel) -> io::Result<Self> {
         channel.set_nonblocking()?;
-        Ok(Self { channel: Arc::new(AsyncFd::new(channel)?), waiting: Arc::default() })
+        Ok(Self { channel: Arc::new(registered::register(channel)?), waiting: Arc::default() })
     }
 
     /// Hands answers out until the launcher is gone.
@@ -162,7 +182,8 @@ impl Launcher {
                     tracing::error!(%model, %worker, "the launcher sent a worker without its two descriptors");
                     return;
                 };
-                let (sender, exit) = oneshot::channel();
+                let (sender, coming) = oneshot::channel();
+                let exit = Exit { coming: Some(coming), cause: None };
                 waiting.exits.insert(worker, sender);
                 // Nobody there any more: the worker sees its channel close and ends.
                 if let Some(asked) = asked {

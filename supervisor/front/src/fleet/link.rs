@@ -8,6 +8,8 @@ use casemate_ipc::work::{FromWorker, MAX_DETAIL, ToWorker};
 use thiserror::Error;
 use tokio::io::unix::AsyncFd;
 
+use super::registered;
+
 /// One worker's channel and memory.
 #[derive(Debug)]
 pub struct Link {
@@ -34,7 +36,7 @@ impl Link {
     /// Takes a worker's channel over.
     pub fn new(channel: Channel<ToWorker, FromWorker>, requests: Writer, responses: Reader) -> io::Result<Self> {
         channel.set_nonblocking()?;
-        Ok(Self { channel: AsyncFd::new(channel)?, requests, responses, buffer: PacketBuffer::default() })
+        Ok(Self { channel: registered::register(channel)?, requests, responses, buffer: PacketBuffer::default() })
     }
 
     /// The next message. Safe to drop half way: a packet is taken whole or not at all.

@@ -7,6 +7,8 @@ pub mod launcher;
 pub mod lifecycle;
 pub mod link;
 pub mod output;
+#[expect(unsafe_code, reason = "tokio's registration asks for a promise about the descriptor")]
+mod registered;
 pub mod sanitise;
 pub mod supervise;
 pub mod tenure;

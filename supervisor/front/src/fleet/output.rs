@@ -4,8 +4,8 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use casemate_ipc::id::{ModelId, WorkerId};
-use tokio::io::unix::AsyncFd;
 
+use super::registered;
 use crate::metrics::Metrics;
 use crate::telemetry;
 
@@ -14,7 +14,7 @@ const LINE: usize = 1024;
 
 /// Reads a worker's output until its end. The pipe is non-blocking on the worker's side, so a worker never waits for us.
 pub async fn drain(pipe: OwnedFd, model: ModelId, worker: WorkerId, bytes_per_second: u64, metrics: Metrics) {
-    let Ok(pipe) = AsyncFd::new(pipe) else { return };
+    let Ok(pipe) = registered::register(pipe) else { return };
     let mut budget = Budget::new(bytes_per_second, Instant::now());
     let mut chunk = [0; 4096];
     let mut line = Vec::with_capacity(LINE);

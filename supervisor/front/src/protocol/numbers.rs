@@ -218,7 +218,9 @@ fn end_of_token(bytes: &[u8], at: usize) -> usize {
     } else {
         // An object yields a token of its opening brace, which no type takes.
         let open = bytes[at] == b'{';
-        rest.iter().position(|b| open || !matches!(b, b'0'..=b'9' | b'a'..=b'z' | b'E' | b'+' | b'-' | b'.')).unwrap_or(rest.len())
+        rest.iter()
+            .position(|b| open || !matches!(b, b'0'..=b'9' | b'a'..=b'z' | b'E' | b'+' | b'-' | b'.'))
+            .unwrap_or(rest.len())
     };
     at + 1 + length
 }

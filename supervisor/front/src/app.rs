@@ -1,0 +1,127 @@
+//! Wires the front together, runs it, drains it.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use casemate_config::Config;
+use casemate_lockdown::FrontLocked;
+use thiserror::Error;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::admit::permit::Room;
+use crate::fleet::handle::ModelHandle;
+use crate::fleet::launcher::{Catalogue, LaunchChannel, Launcher};
+use crate::fleet::supervise::{Terms, supervise};
+use crate::metrics::Metrics;
+use crate::pipeline::{House, Pipeline};
+use crate::server::{accept, routes};
+
+/// What a front is born with.
+#[derive(Debug)]
+pub struct Birth {
+    /// The channel to the launcher.
+    pub launcher: LaunchChannel,
+    /// What the launcher said first.
+    pub catalogue: Catalogue,
+    /// The listening socket.
+    pub listener: std::net::TcpListener,
+    /// The operator's config.
+    pub config: Config,
+}
+
+/// Why a front ended badly.
+#[derive(Debug, Error)]
+pub enum AppError {
+    /// A socket or the runtime.
+    #[error("{step}: {source}")]
+    Start {
+        /// Which step.
+        step: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// Nothing can be started without it.
+    #[error("the launcher is gone: {0}")]
+    Launcher(casemate_ipc::seqpacket::ChannelError),
+}
+
+/// Runs the front until it is told to stop and has drained.
+pub fn run(_locked: &FrontLocked, birth: Birth) -> Result<(), AppError> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(4);
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.worker_threads(threads).thread_name("front").enable_all().build();
+    runtime.map_err(start("runtime"))?.block_on(serve(birth))
+}
+
+async fn serve(birth: Birth) -> Result<(), AppError> {
+    let Birth { launcher, catalogue, listener, config } = birth;
+    let limits = config.limits.clone();
+    let (stop, stopped) = watch::channel(false);
+    let metrics = Metrics::new();
+    let mut handles: BTreeMap<_, BTreeMap<_, _>> = BTreeMap::new();
+    let queue = usize::try_from(limits.queue).unwrap_or(usize::MAX);
+    for model in &catalogue.models {
+        let handle = ModelHandle::new(model.clone(), catalogue.waived.clone(), queue, metrics.clone());
+        handles.entry(model.name.clone()).or_default().insert(model.version.clone(), handle);
+    }
+    let launcher = Launcher::new(launcher).map_err(start("launcher channel"))?;
+    let terms = Terms {
+        requests: config.requests(),
+        responses: config.responses(),
+        load: Duration::from_millis(limits.load_ms),
+        ping: Duration::from_millis(limits.ping_ms),
+        attempts: u32::try_from(limits.start_attempts).unwrap_or(u32::MAX),
+        log_bytes_per_second: limits.log_bytes_per_second,
+    };
+    let mut supervisors = JoinSet::new();
+    for handle in handles.values().flat_map(BTreeMap::values) {
+        let (handle, launcher) = (Arc::clone(handle), launcher.clone());
+        supervisors.spawn(supervise(handle, launcher, terms.clone(), metrics.clone(), stopped.clone()));
+    }
+    let pipeline = Pipeline::new(House {
+        models: handles,
+        room: Room::new(limits.in_flight_bytes),
+        request_bytes: limits.request_bytes,
+        slot_bytes: config.requests().slot_bytes,
+        stop: stopped.clone(),
+        metrics: metrics.clone(),
+    });
+    listener.set_nonblocking(true).map_err(start("listener"))?;
+    let listener = tokio::net::TcpListener::from_std(listener).map_err(start("listener"))?;
+    let router = routes::router(pipeline, metrics, &limits);
+    let accepting = {
+        let (limits, stopped) = (limits.clone(), stopped.clone());
+        tokio::spawn(async move { accept::serve(listener, router, &limits, stopped).await })
+    };
+    let mut terminate = signal(SignalKind::terminate()).map_err(start("SIGTERM"))?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(start("SIGINT"))?;
+    tokio::select! {
+        error = launcher.listen() => return Err(AppError::Launcher(error)),
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!(drain_ms = limits.drain_ms, "stopping: running requests are finished, no new ones are taken");
+    // Everybody may be gone already; then there is nobody to tell.
+    let _ = stop.send(true);
+    let drained = async {
+        let _ = accepting.await;
+        while supervisors.join_next().await.is_some() {}
+    };
+    tokio::select! {
+        error = launcher.listen() => return Err(AppError::Launcher(error)),
+        done = tokio::time::timeout(Duration::from_millis(limits.drain_ms), drained) => {
+            if done.is_err() {
+                tracing::warn!("drained too slowly; what still runs is cut off");
+            }
+        }
+    }
+    Ok(())
+}
+
+fn start(step: &'static str) -> impl FnOnce(io::Error) -> AppError {
+    move |source| AppError::Start { step, source }
+}

@@ -1,0 +1,385 @@
+//! One worker's time in office: verified, loaded, serving, until it dies, is killed or is drained.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use casemate_ipc::id::BatchId;
+use casemate_ipc::work::{Declared, Failure, FromWorker, Placed, ToWorker};
+use tokio::sync::watch;
+use tokio::time::{sleep_until, timeout};
+
+use super::cause::Cause;
+use super::flight::{Flight, NotGiven, Running};
+use super::handle::ModelHandle;
+use super::launcher::Exit;
+use super::link::{Link, LinkError};
+use super::sanitise::{self, Unbelieved};
+use crate::batch::job::Job;
+use crate::batch::plan::Rule;
+use crate::batch::queue::Next;
+use crate::batch::split;
+use crate::metrics::Metrics;
+use crate::refusal::{Kind, Refusal};
+use crate::telemetry;
+
+/// A worker, and what its supervisor knows about it.
+#[derive(Debug)]
+pub struct Tenure {
+    /// Whose worker.
+    pub handle: Arc<ModelHandle>,
+    /// Its channel and arenas.
+    pub link: Link,
+    /// How it will have ended.
+    pub exit: Exit,
+    /// Slots of its arenas.
+    pub slots: u32,
+    /// Bytes of one.
+    pub slot_bytes: u64,
+    /// Pause between two questions to an idle worker.
+    pub ping: Duration,
+    /// Where numbers go.
+    pub metrics: Metrics,
+}
+
+/// How a tenure ended.
+#[derive(Debug)]
+pub enum End {
+    /// It is gone, or must be killed, for this cause.
+    Lost(Cause),
+    /// It must be killed, because the model can never be served.
+    Hopeless(Cause),
+    /// It was told to go and went.
+    Drained,
+}
+
+impl Tenure {
+    /// Waits until the worker serves. `load` is how long it may take.
+    pub async fn begin(&mut self, load: Duration) -> Result<(), End> {
+        let handshake = async {
+            let declared = match self.next().await? {
+                FromWorker::Verified { declared } => declared,
+                other => return Err(out_of_turn(&other)),
+            };
+            sanitise::check_declared(&declared).map_err(|e| End::Lost(Cause::protocol(&e)))?;
+            self.handle.verified(Arc::new(declared));
+            match self.next().await? {
+                FromWorker::Ready { load_us } => {
+                    tracing::info!(model = %self.handle.model, load_us, "model loaded");
+                    Ok(())
+                }
+                other => Err(out_of_turn(&other)),
+            }
+        };
+        match timeout(load, handshake).await {
+            Ok(result) => result,
+            Err(_) => {
+                let limit = load.as_millis();
+                Err(End::Lost(Cause::deadline(&format!("not ready within {limit} ms (limits.load_ms)"))))
+            }
+        }
+    }
+
+    /// Serves until something ends it. Jobs that the worker had are answered; jobs that it had not begun wait again.
+    pub async fn serve(&mut self, stop: &mut watch::Receiver<bool>, mut answered: impl FnMut()) -> End {
+        let Some(declared) = self.handle.declared() else {
+            return End::Lost(Cause::protocol("it is ready without having declared anything"));
+        };
+        let mut flight = Flight::new(self.slots);
+        let end = self.run(&declared, &mut flight, stop, &mut answered).await;
+        let (lost, untouched) = flight.crash();
+        for job in untouched.into_iter().rev() {
+            self.handle.queue.push_front(job);
+        }
+        let refusal = match &end {
+            End::Lost(cause) if cause.word == "deadline" => late(),
+            _ => Refusal::new(
+                Kind::WorkerDied,
+                "the model's worker died while it ran this request; the server's log and the model's status say why",
+            ),
+        };
+        for job in lost {
+            job.answer(Err(refusal.clone()));
+        }
+        end
+    }
+
+    async fn run(
+        &mut self,
+        declared: &Declared,
+        flight: &mut Flight,
+        stop: &mut watch::Receiver<bool>,
+        answered: &mut impl FnMut(),
+    ) -> End {
+        let rule = Rule {
+            max_rows: declared.max_batch_size.into(),
+            delay: Duration::from_micros(declared.max_batch_delay_us),
+            max_bytes: self.slot_bytes / 2,
+        };
+        let together = rule.max_rows > 1;
+        let mut pings = Pings::new(self.ping);
+        loop {
+            let mut company = None;
+            while flight.has_room(together) {
+                match self.handle.queue.depart(rule, Instant::now()) {
+                    Next::Empty => break,
+                    Next::At(time) => {
+                        company = Some(time);
+                        break;
+                    }
+                    Next::Batch(jobs) => {
+                        if let Some(end) = self.give(flight, jobs, declared) {
+                            return end;
+                        }
+                    }
+                }
+            }
+            if *stop.borrow() && flight.is_empty() && self.handle.queue.is_empty() {
+                return self.drain().await;
+            }
+            let room = flight.has_room(together);
+            let overdue = flight.overdue();
+            tokio::select! {
+                biased;
+                message = self.link.receive() => match self.hear(message, flight, declared, &mut pings, answered).await {
+                    Some(end) => return end,
+                    None => continue,
+                },
+                () = until(overdue) => return End::Lost(Cause::deadline("no answer at the request's deadline")),
+                () = self.handle.queue.arrival(), if room => {}
+                () = until(company) => {}
+                _ = stop.changed() => {}
+                () = pings.due(), if flight.is_empty() => {
+                    if !pings.ask(&self.link) {
+                        return End::Lost(Cause::deadline("two questions whether it is alive went unanswered"));
+                    }
+                }
+            }
+        }
+    }
+
+    fn give(&mut self, flight: &mut Flight, jobs: Vec<Job>, declared: &Declared) -> Option<End> {
+        let now = Instant::now();
+        for job in &jobs {
+            self.metrics.waited(&self.handle.model, now.saturating_duration_since(job.queued()));
+        }
+        let rows = jobs.iter().map(Job::rows).sum::<Option<u64>>().unwrap_or(1);
+        match flight.give(&self.link, jobs, &declared.signature) {
+            Ok(()) => {
+                self.metrics.batch_given(&self.handle.model, rows);
+                self.handle.given(flight.given());
+                None
+            }
+            Err(NotGiven::Link(error, jobs)) => {
+                for job in jobs.into_iter().rev() {
+                    self.handle.queue.push_front(job);
+                }
+                Some(match error {
+                    LinkError::Closed => End::Lost(Cause::protocol("its channel closed")),
+                    LinkError::Protocol(what) => End::Lost(Cause::protocol(&what)),
+                })
+            }
+            Err(NotGiven::Arena(error, jobs)) => {
+                tracing::error!(model = %self.handle.model, %error, "admitted tensors do not fit the arena");
+                let refusal = Refusal::new(Kind::Internal, "the request's tensors could not be placed in shared memory");
+                jobs.into_iter().for_each(|job| job.answer(Err(refusal.clone())));
+                None
+            }
+        }
+    }
+
+    /// What one message, or the end of them, means.
+    async fn hear(
+        &mut self,
+        message: Result<FromWorker, LinkError>,
+        flight: &mut Flight,
+        declared: &Declared,
+        pings: &mut Pings,
+        answered: &mut impl FnMut(),
+    ) -> Option<End> {
+        match message {
+            Ok(FromWorker::Done { batch, outputs, run_us }) => {
+                self.metrics.ran(&self.handle.model, Duration::from_micros(run_us));
+                let end = self.done(batch, &outputs, flight, declared);
+                if end.is_none() {
+                    answered();
+                }
+                end
+            }
+            Ok(FromWorker::Failed { batch, failure, detail }) => {
+                let detail = telemetry::escape(&detail);
+                tracing::warn!(model = %self.handle.model, ?failure, detail, "the model failed on a batch");
+                let Some(running) = flight.land(batch) else {
+                    return Some(wrong_batch(batch));
+                };
+                self.fail(running, &refusal(failure));
+                answered();
+                None
+            }
+            Ok(FromWorker::Pong { token }) => {
+                if pings.answered(token) {
+                    None
+                } else {
+                    Some(End::Lost(Cause::protocol("an answer to a question that was not asked")))
+                }
+            }
+            Ok(other) => Some(out_of_turn(&other)),
+            Err(error) => Some(self.gone(error).await),
+        }
+    }
+
+    fn done(&self, batch: BatchId, placed: &[Placed], flight: &mut Flight, declared: &Declared) -> Option<End> {
+        let Some(running) = flight.land(batch) else {
+            return Some(wrong_batch(batch));
+        };
+        match sanitise::sanitise(&self.link.responses, running.slot, placed, declared, running.rows) {
+            Ok(outputs) => match split::split(&running.jobs, &outputs) {
+                Some(parts) => {
+                    for (job, part) in running.jobs.into_iter().zip(parts) {
+                        job.answer(Ok(part));
+                    }
+                }
+                None => self.fail(running, &refusal(Failure::Output)),
+            },
+            Err(Unbelieved::Undeclared(why)) => {
+                tracing::warn!(model = %self.handle.model, why, "the model's output is not what its manifest declares");
+                self.fail(running, &refusal(Failure::Output));
+            }
+            Err(Unbelieved::Lie(why)) => {
+                let refusal = Refusal::new(Kind::WorkerDied, "the model's worker gave an impossible answer and was killed");
+                running.jobs.into_iter().for_each(|job| job.answer(Err(refusal.clone())));
+                return Some(End::Lost(Cause::protocol(&why)));
+            }
+        }
+        None
+    }
+
+    /// Those who rode together are run again, each alone, so that one bad request is one bad answer.
+    fn fail(&self, running: Running, refusal: &Refusal) {
+        if running.jobs.len() == 1 {
+            running.jobs.into_iter().for_each(|job| job.answer(Err(refusal.clone())));
+            return;
+        }
+        for mut job in running.jobs.into_iter().rev() {
+            job.ride_alone();
+            self.handle.queue.push_front(job);
+        }
+    }
+
+    async fn next(&mut self) -> Result<FromWorker, End> {
+        match self.link.receive().await {
+            Ok(FromWorker::Refused { step, detail }) => {
+                let cause = Cause::refused(step, &detail);
+                Err(if step.is_final() { End::Hopeless(cause) } else { End::Lost(cause) })
+            }
+            Ok(message) => Ok(message),
+            Err(error) => Err(self.gone(error).await),
+        }
+    }
+
+    /// A closed channel: the launcher says how the worker ended.
+    async fn gone(&mut self, error: LinkError) -> End {
+        match error {
+            LinkError::Protocol(what) => End::Lost(Cause::protocol(&what)),
+            LinkError::Closed => match timeout(Duration::from_secs(5), self.exit.wait()).await {
+                Ok(Some(cause)) => End::Lost(Cause::from_exit(cause)),
+                _ => End::Lost(Cause::protocol("it closed its channel and did not exit")),
+            },
+        }
+    }
+
+    async fn drain(&mut self) -> End {
+        if self.link.send(&ToWorker::Drain).is_err() {
+            return End::Lost(Cause::protocol("it cannot be told to go"));
+        }
+        match timeout(Duration::from_secs(2), self.exit.wait()).await {
+            Ok(_) => End::Drained,
+            Err(_) => End::Lost(Cause::deadline("it did not go when told")),
+        }
+    }
+}
+
+/// Questions to an idle worker.
+#[derive(Debug)]
+struct Pings {
+    pause: Duration,
+    next: Instant,
+    asked: Option<u64>,
+    token: u64,
+    missed: u32,
+}
+
+impl Pings {
+    fn new(pause: Duration) -> Self {
+        Self { pause, next: Instant::now() + pause, asked: None, token: 0, missed: 0 }
+    }
+
+    async fn due(&self) {
+        sleep_until(self.next.into()).await;
+    }
+
+    /// Asks again; false once two questions went unanswered.
+    fn ask(&mut self, link: &Link) -> bool {
+        self.next = Instant::now() + self.pause;
+        if self.asked.is_some() {
+            self.missed += 1;
+            return self.missed < 2;
+        }
+        self.token += 1;
+        self.asked = Some(self.token);
+        // A worker whose socket is full has stopped reading; the next round ends it.
+        let _ = link.send(&ToWorker::Ping { token: self.token });
+        true
+    }
+
+    fn answered(&mut self, token: u64) -> bool {
+        self.missed = 0;
+        self.asked.take() == Some(token)
+    }
+}
+
+async fn until(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn out_of_turn(message: &FromWorker) -> End {
+    let what = match message {
+        FromWorker::Verified { .. } => "Verified",
+        FromWorker::Ready { .. } => "Ready",
+        FromWorker::Refused { .. } => "Refused",
+        FromWorker::Done { .. } => "Done",
+        FromWorker::Failed { .. } => "Failed",
+        FromWorker::Pong { .. } => "Pong",
+    };
+    End::Lost(Cause::protocol(&format!("{what} out of turn")))
+}
+
+fn wrong_batch(batch: BatchId) -> End {
+    End::Lost(Cause::protocol(&format!("an answer for {batch}, which is not the one that runs")))
+}
+
+/// What the clients are told; the worker's own words stay in the log.
+fn refusal(failure: Failure) -> Refusal {
+    match failure {
+        Failure::Model => Refusal::new(Kind::ModelError, "the model raised an error on this input; see the server's log"),
+        Failure::Memory => Refusal::new(
+            Kind::ModelMemory,
+            "the model wanted more memory than it may have (limits.worker_memory_mib, or memory_mib of the model)",
+        ),
+        Failure::Output => Refusal::new(
+            Kind::BadOutput,
+            "the model's output is not what its manifest declares; see the server's log",
+        ),
+        Failure::TooLarge => Refusal::new(
+            Kind::BadOutput,
+            "the model's output is larger than this server passes on (limits.response_bytes)",
+        ),
+    }
+}
+
+/// The answer to everybody whose deadline passed.
+pub fn late() -> Refusal {
+    Refusal::new(Kind::Deadline, "no answer before the request's deadline (limits.deadline_ms in the model's manifest)")
+}

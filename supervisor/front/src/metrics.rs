@@ -1,0 +1,288 @@
+//! Every number that is published. Labels are names that were checked ([`ModelId`]) or words of our own.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use casemate_ipc::id::ModelId;
+use prometheus_client::encoding::{EncodeLabelSet, text};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Metric, Registry, Unit};
+
+use crate::refusal::Kind;
+use crate::status::State;
+
+/// The registry and what is in it; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Metrics(Arc<Inner>);
+
+/// A request that is being answered; counted until it is dropped.
+#[derive(Debug)]
+#[must_use]
+pub struct InFlight(Gauge);
+
+#[derive(Debug)]
+struct Inner {
+    registry: Registry,
+    requests: Family<Outcome, Counter>,
+    duration: Family<Model, Histogram>,
+    queue: Family<Model, Histogram>,
+    run: Family<Model, Histogram>,
+    batch: Family<Model, Histogram>,
+    in_flight: Gauge,
+    bytes_in: Counter,
+    bytes_out: Counter,
+    refused: Family<Code, Counter>,
+    worker_starts: Family<Model, Counter>,
+    worker_exits: Family<Exit, Counter>,
+    log_dropped: Family<Model, Counter>,
+    state: Family<InState, Gauge>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Model {
+    model: String,
+    version: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Outcome {
+    model: String,
+    version: String,
+    outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Exit {
+    model: String,
+    version: String,
+    cause: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct InState {
+    model: String,
+    version: String,
+    state: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Code {
+    code: &'static str,
+}
+
+// === impl Metrics ===
+
+impl Metrics {
+    /// All at zero.
+    pub fn new() -> Self {
+        let mut registry = Registry::default();
+        let r = &mut registry;
+        r.register("casemate", "This build", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
+        Self(Arc::new(Inner {
+            requests: add(r, "requests", "Inferences by outcome: ok, or why not", Family::default()),
+            duration: seconds(r, "request_duration", "From a request's head to its answer"),
+            queue: seconds(r, "queue_duration", "From a request's admission until its batch left"),
+            run: seconds(r, "run_duration", "Runs of a model, as the front sees them"),
+            batch: add(r, "batch_rows", "Rows in a run", Family::new_with_constructor(|| Histogram::new(ROWS))),
+            in_flight: add(
+                r,
+                "requests_in_flight",
+                "Inferences being read, waiting, run or answered",
+                Gauge::default(),
+            ),
+            bytes_in: bytes(r, "request", "Bodies of requests", Counter::default()),
+            bytes_out: bytes(r, "response", "Bodies of answers to inferences", Counter::default()),
+            refused: add(r, "refused", "Requests refused before a model was known", Family::default()),
+            worker_starts: add(r, "worker_starts", "Workers that were started", Family::default()),
+            worker_exits: add(r, "worker_exits", "Workers that ended, by cause", Family::default()),
+            log_dropped: bytes(
+                r,
+                "worker_log_dropped",
+                "Printed by workers beyond what the log takes",
+                Family::default(),
+            ),
+            state: add(r, "model_state", "1 for the state that a model is in, 0 for the others", Family::default()),
+            registry,
+        }))
+    }
+
+    /// An inference was begun; hold on to the value while it lasts.
+    pub fn request_begun(&self) -> InFlight {
+        self.0.in_flight.inc();
+        InFlight(self.0.in_flight.clone())
+    }
+
+    /// An inference for a known model has its answer.
+    pub fn request_done(&self, model: &ModelId, outcome: Result<(), Kind>, took: Duration) {
+        let Model { model, version } = Model::of(model);
+        let labels = Outcome { model, version, outcome: outcome.map_or_else(Kind::code, |()| "ok") };
+        self.0.requests.get_or_create(&labels).inc();
+        let Outcome { model, version, .. } = labels;
+        self.0.duration.get_or_create(&Model { model, version }).observe(took.as_secs_f64());
+    }
+
+    /// A request was refused before a model was known, or because there is none.
+    pub fn refused(&self, kind: Kind) {
+        self.0.refused.get_or_create(&Code { code: kind.code() }).inc();
+    }
+
+    /// A request waited so long for its batch.
+    pub fn request_waited(&self, model: &ModelId, wait: Duration) {
+        self.0.queue.get_or_create(&Model::of(model)).observe(wait.as_secs_f64());
+    }
+
+    /// A batch of so many rows came back from a worker.
+    pub fn batch_ran(&self, model: &ModelId, rows: u64, took: Duration) {
+        let labels = Model::of(model);
+        self.0.batch.get_or_create(&labels).observe(rows as f64);
+        self.0.run.get_or_create(&labels).observe(took.as_secs_f64());
+    }
+
+    /// The body of a request was read.
+    pub fn bytes_in(&self, bytes: u64) {
+        self.0.bytes_in.inc_by(bytes);
+    }
+
+    /// The body of an answer was made.
+    pub fn bytes_out(&self, bytes: u64) {
+        self.0.bytes_out.inc_by(bytes);
+    }
+
+    /// A worker was asked for.
+    pub fn worker_started(&self, model: &ModelId) {
+        self.0.worker_starts.get_or_create(&Model::of(model)).inc();
+    }
+
+    /// A worker ended. `cause` is one of the words of [`crate::status::LastExit`].
+    pub fn worker_ended(&self, model: &ModelId, cause: &'static str) {
+        let Model { model, version } = Model::of(model);
+        self.0.worker_exits.get_or_create(&Exit { model, version, cause }).inc();
+    }
+
+    /// A worker printed more than the log takes.
+    pub fn log_dropped(&self, model: &ModelId, bytes: u64) {
+        self.0.log_dropped.get_or_create(&Model::of(model)).inc_by(bytes);
+    }
+
+    /// A model is in this state now.
+    pub fn model_state(&self, model: &ModelId, now: &State) {
+        for state in STATES {
+            let Model { model, version } = Model::of(model);
+            let gauge = self.0.state.get_or_create_owned(&InState { model, version, state });
+            gauge.set(i64::from(state == now.name()));
+        }
+    }
+
+    /// All of it, as OpenMetrics text.
+    pub fn encode(&self) -> String {
+        let mut out = String::new();
+        if text::encode(&mut out, &self.0.registry).is_err() {
+            // Only a writer can fail, and a String does not; half a page would look like lost series.
+            out.clear();
+        }
+        out
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+impl Model {
+    fn of(id: &ModelId) -> Self {
+        Self { model: id.name.as_str().to_owned(), version: id.version.as_str().to_owned() }
+    }
+}
+
+// === registering ===
+
+fn add<M: Metric + Clone>(registry: &mut Registry, name: &str, help: &str, metric: M) -> M {
+    registry.register(format!("casemate_{name}"), help, metric.clone());
+    metric
+}
+
+fn seconds(registry: &mut Registry, name: &str, help: &str) -> Family<Model, Histogram> {
+    let metric: Family<Model, Histogram> = Family::new_with_constructor(|| Histogram::new(SECONDS));
+    registry.register_with_unit(format!("casemate_{name}"), help, Unit::Seconds, metric.clone());
+    metric
+}
+
+fn bytes<M: Metric + Clone>(registry: &mut Registry, name: &str, help: &str, metric: M) -> M {
+    registry.register_with_unit(format!("casemate_{name}"), help, Unit::Bytes, metric.clone());
+    metric
+}
+
+/// The words of [`State::name`].
+const STATES: [&str; 5] = ["starting", "ready", "backing-off", "failed", "draining"];
+/// From a tenth of a millisecond, a tiny model's run, to half a minute.
+const SECONDS: [f64; 17] =
+    [0.0001, 0.000_25, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+/// Batches are powers of two more often than not.
+const ROWS: [f64; 10] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_number_appears_under_its_name() {
+        let metrics = Metrics::new();
+        let model = ModelId { name: "digits".parse().unwrap(), version: "1.2".parse().unwrap() };
+        let running = metrics.request_begun();
+        metrics.request_done(&model, Ok(()), Duration::from_millis(3));
+        metrics.request_done(&model, Err(Kind::WorkerDied), Duration::from_millis(3));
+        metrics.refused(Kind::Invalid);
+        metrics.request_waited(&model, Duration::from_millis(1));
+        metrics.batch_ran(&model, 3, Duration::from_millis(1));
+        metrics.bytes_in(10);
+        metrics.bytes_out(20);
+        metrics.worker_started(&model);
+        metrics.worker_ended(&model, "oom");
+        metrics.log_dropped(&model, 5);
+        metrics.model_state(&model, &State::Starting);
+        metrics.model_state(&model, &State::Ready);
+        let text = metrics.encode();
+        let of = r#"model="digits",version="1.2""#;
+        for line in [
+            format!("casemate_info{{version=\"{}\"}} 1", env!("CARGO_PKG_VERSION")),
+            format!("casemate_requests_total{{{of},outcome=\"ok\"}} 1"),
+            format!("casemate_requests_total{{{of},outcome=\"worker_died\"}} 1"),
+            format!("casemate_request_duration_seconds_count{{{of}}} 2"),
+            format!("casemate_queue_duration_seconds_count{{{of}}} 1"),
+            format!("casemate_run_duration_seconds_count{{{of}}} 1"),
+            format!("casemate_batch_rows_sum{{{of}}} 3.0"),
+            "casemate_requests_in_flight 1".into(),
+            "casemate_request_bytes_total 10".into(),
+            "casemate_response_bytes_total 20".into(),
+            "casemate_refused_total{code=\"invalid\"} 1".into(),
+            format!("casemate_worker_starts_total{{{of}}} 1"),
+            format!("casemate_worker_exits_total{{{of},cause=\"oom\"}} 1"),
+            format!("casemate_worker_log_dropped_bytes_total{{{of}}} 5"),
+            format!("casemate_model_state{{{of},state=\"ready\"}} 1"),
+            format!("casemate_model_state{{{of},state=\"starting\"}} 0"),
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
+        }
+        assert_eq!(text.lines().filter(|l| l.starts_with("casemate_model_state{")).count(), STATES.len());
+        drop(running);
+        assert!(metrics.encode().contains("casemate_requests_in_flight 0"));
+    }
+
+    #[test]
+    fn every_state_has_a_series() {
+        let all = [State::Starting, State::Ready, State::BackingOff, State::Failed(String::new()), State::Draining];
+        assert_eq!(all.map(|state| state.name()), STATES);
+    }
+}

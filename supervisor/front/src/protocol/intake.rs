@@ -1,0 +1,157 @@
+//! Takes a request in: first the head's door, then the body, bounded in bytes and in time. Nothing of a body is read
+//! for a request that the door refuses.
+
+use std::time::Duration;
+
+use axum::body::{Body, HttpBody};
+use axum::extract::Request;
+use axum::http::{HeaderMap, header};
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
+
+use crate::admit::head::Visitor;
+use crate::metrics::Metrics;
+use crate::pipeline::Pipeline;
+use crate::refusal::{Kind, Refusal};
+
+/// What the routes share; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Intake {
+    /// The server behind the protocols.
+    pub pipeline: Pipeline,
+    /// Every number that is published.
+    pub metrics: Metrics,
+    /// How long a body may take.
+    pub body_time: Duration,
+}
+
+/// A request that has been read.
+#[derive(Debug)]
+pub struct Taken {
+    /// Its place in the house.
+    pub visitor: Visitor,
+    /// Its headers.
+    pub headers: HeaderMap,
+    /// Its whole body.
+    pub body: Bytes,
+}
+
+impl Intake {
+    /// Admits a request and reads its body.
+    pub async fn take(&self, request: Request) -> Result<Taken, Refusal> {
+        let (head, body) = request.into_parts();
+        refuse_encodings(&head.headers)?;
+        // What hyper will deliver: the Content-Length, or nothing for a chunked body, whatever other headers say.
+        let announced = HttpBody::size_hint(&body).exact();
+        let visitor = self.pipeline.enter(announced)?;
+        let body = collect(body, announced, visitor.body_limit(), self.body_time).await?;
+        self.metrics.bytes_in(body.len() as u64);
+        Ok(Taken { visitor, headers: head.headers, body })
+    }
+
+    /// Counts a refusal of a request that no model was found for.
+    pub fn refused(&self, refusal: Refusal) -> Refusal {
+        self.metrics.refused(refusal.kind);
+        refusal
+    }
+}
+
+/// Reads a body of at most `limit` bytes within `time`.
+pub async fn collect(body: Body, announced: Option<u64>, limit: u64, time: Duration) -> Result<Bytes, Refusal> {
+    if announced.is_some_and(|bytes| bytes > limit) {
+        return Err(too_large(limit));
+    }
+    let slow = || {
+        let why = format!("the body was not there after {} ms; send it faster or in smaller parts", time.as_millis());
+        Refusal::new(Kind::TooSlow, why)
+    };
+    tokio::time::timeout(time, read(body, announced, limit)).await.unwrap_or_else(|_| Err(slow()))
+}
+
+async fn read(mut body: Body, announced: Option<u64>, limit: u64) -> Result<Bytes, Refusal> {
+    let mut whole = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame
+            .map_err(|_| Refusal::invalid("the body ended before it was complete, or its chunks are malformed"))?;
+        // Trailers are read past.
+        let Ok(data) = frame.into_data() else { continue };
+        if (whole.len() as u64).saturating_add(data.len() as u64) > limit {
+            return Err(too_large(limit));
+        }
+        if whole.is_empty() {
+            // A small body comes in one piece, and is used where it lies.
+            if announced == Some(data.len() as u64) {
+                return Ok(data);
+            }
+            whole.reserve(usize::try_from(announced.unwrap_or(0)).unwrap_or(0));
+        }
+        whole.extend_from_slice(&data);
+    }
+    Ok(whole.freeze())
+}
+
+fn refuse_encodings(headers: &HeaderMap) -> Result<(), Refusal> {
+    let identity = |value: &[u8]| value.trim_ascii().is_empty() || value.trim_ascii().eq_ignore_ascii_case(b"identity");
+    if headers.get_all(header::CONTENT_ENCODING).iter().all(|value| identity(value.as_bytes())) {
+        return Ok(());
+    }
+    Err(Refusal::invalid("this server takes no compressed bodies; send without Content-Encoding"))
+}
+
+fn too_large(limit: u64) -> Refusal {
+    Refusal::new(Kind::TooLarge, format!("the body is larger than {limit} bytes, the limit (limits.request_bytes)"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
+    use hyper::body::Frame;
+
+    use super::*;
+
+    /// A body in pieces, of no announced length; stalls at the end where it is told to.
+    struct Pieces(Vec<&'static [u8]>, bool);
+
+    impl HttpBody for Pieces {
+        type Data = Bytes;
+        type Error = Infallible;
+        fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            match self.0.pop() {
+                Some(piece) => Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(piece))))),
+                None if self.1 => Poll::Pending,
+                None => Poll::Ready(None),
+            }
+        }
+    }
+
+    async fn run(pieces: Vec<&'static [u8]>, stalls: bool, limit: u64) -> Result<Bytes, Kind> {
+        let body = Body::new(Pieces(pieces, stalls));
+        collect(body, None, limit, Duration::from_millis(20)).await.map_err(|refusal| refusal.kind)
+    }
+
+    #[tokio::test]
+    async fn bodies_are_bounded_in_bytes_and_time() {
+        assert_eq!(run(vec![b"c", b"ab"], false, 3).await, Ok(Bytes::from_static(b"abc")));
+        assert_eq!(run(vec![b"cd", b"ab"], false, 3).await, Err(Kind::TooLarge));
+        assert_eq!(run(vec![b"ab"], true, 3).await, Err(Kind::TooSlow));
+        let announced = collect(Body::from("abcd"), Some(4), 3, Duration::from_secs(1)).await;
+        assert_eq!(announced.map_err(|refusal| refusal.kind), Err(Kind::TooLarge));
+        assert_eq!(collect(Body::from("abc"), Some(3), 3, Duration::from_secs(1)).await.unwrap(), "abc");
+    }
+
+    #[test]
+    fn compressed_bodies_are_refused() {
+        let with = |value: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::CONTENT_ENCODING, value.parse().unwrap());
+            refuse_encodings(&headers)
+        };
+        assert!(with("identity").is_ok() && with("").is_ok());
+        for bad in ["gzip", "identity, gzip", "br", "deflate"] {
+            assert!(with(bad).is_err(), "{bad} passed");
+        }
+    }
+}

@@ -1,0 +1,9 @@
+//! Bytes into requests and answers into bytes. A protocol sees the pipeline and the vocabulary, never another protocol.
+
+pub mod answer;
+pub mod intake;
+pub mod numbers;
+pub mod oip;
+pub mod oip_binary;
+mod oip_head;
+pub mod oip_json;

@@ -1,0 +1,147 @@
+//! Open Inference Protocol v2 over HTTP: routes, health, metadata, and the trip of one inference.
+
+use axum::Router;
+use axum::extract::{FromRequestParts, RawPathParams, Request, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::Response;
+use axum::routing::{get, post};
+use casemate_ipc::id::{ModelName, Version};
+use casemate_ipc::tensor::TensorSpec;
+use serde::Serialize;
+use serde_json::json;
+
+use super::answer::{json, with_type};
+use super::intake::Intake;
+use super::oip_binary::{self, JSON_LENGTH};
+use super::oip_json::{self, Envelope};
+use crate::refusal::{Kind, Refusal};
+use crate::status::State as ModelState;
+
+/// Every route of the protocol.
+pub fn router() -> Router<Intake> {
+    Router::new()
+        .route("/v2", get(server))
+        .route("/v2/health/live", get(live))
+        .route("/v2/health/ready", get(ready))
+        .route("/v2/models/{model}", get(metadata))
+        .route("/v2/models/{model}/ready", get(model_ready))
+        .route("/v2/models/{model}/infer", post(infer))
+        .route("/v2/models/{model}/versions/{version}", get(metadata))
+        .route("/v2/models/{model}/versions/{version}/ready", get(model_ready))
+        .route("/v2/models/{model}/versions/{version}/infer", post(infer))
+}
+
+/// The model that a path names.
+#[derive(Debug)]
+pub struct Target {
+    /// Its name.
+    pub model: ModelName,
+    /// Its version, where the path names one.
+    pub version: Option<Version>,
+}
+
+impl FromRequestParts<Intake> for Target {
+    type Rejection = Refusal;
+
+    /// What cannot be a name is no model's name: 404, as for any other that is not served.
+    async fn from_request_parts(parts: &mut Parts, intake: &Intake) -> Result<Self, Refusal> {
+        let params = RawPathParams::from_request_parts(parts, intake).await.ok();
+        let find = |key: &str| params.iter().flatten().find(|(k, _)| *k == key).map(|(_, value)| value.to_owned());
+        let unknown = || intake.refused(Refusal::new(Kind::NotFound, "no such model; see /casemate/v1/models"));
+        let model = find("model").and_then(|name| name.parse().ok()).ok_or_else(unknown)?;
+        let version = find("version").map(|version| version.parse().map_err(|_| unknown())).transpose()?;
+        Ok(Self { model, version })
+    }
+}
+
+// === inference ===
+
+async fn infer(State(intake): State<Intake>, target: Target, request: Request) -> Result<Response, Refusal> {
+    let _running = intake.metrics.request_begun();
+    let taken = intake.take(request).await.map_err(|refusal| intake.refused(refusal))?;
+    let (visitor, body) = (taken.visitor, taken.body);
+    let parsed = oip_binary::json_length(&taken.headers).and_then(|json_length| {
+        let Target { model, version } = target;
+        oip_json::parse(Envelope { model, version, json_length, most: visitor.body_limit() }, &body)
+    });
+    let (request, wanted) = parsed.map_err(|refusal| intake.refused(refusal))?;
+    // Binary tensors hold on to it as long as they need to.
+    drop(body);
+    let answer = intake.pipeline.infer(visitor, request).await?;
+    let rendered = oip_json::render(&answer, &wanted);
+    intake.metrics.bytes_out(rendered.body.len() as u64);
+    let media_type = if rendered.json_length.is_some() { "application/octet-stream" } else { "application/json" };
+    let mut response = with_type(StatusCode::OK, HeaderValue::from_static(media_type), rendered.body);
+    if let Some(length) = rendered.json_length {
+        response.headers_mut().insert(JSON_LENGTH, HeaderValue::from(length));
+    }
+    Ok(response)
+}
+
+// === health and metadata ===
+
+async fn server() -> Response {
+    let version = env!("CARGO_PKG_VERSION");
+    json(StatusCode::OK, &json!({"name": "casemate", "version": version, "extensions": ["binary_tensor_data"]}))
+}
+
+async fn live() -> Response {
+    json(StatusCode::OK, &json!({"live": true}))
+}
+
+async fn ready(State(intake): State<Intake>) -> Response {
+    // The protocol's text calls the key `live`, its clients read `ready`.
+    let ready = intake.pipeline.is_ready();
+    json(ready_code(ready), &json!({"live": true, "ready": ready}))
+}
+
+async fn model_ready(State(intake): State<Intake>, target: Target) -> Result<Response, Refusal> {
+    let status = intake.pipeline.status(&target.model, target.version.as_ref())?;
+    let ready = status.state == ModelState::Ready;
+    Ok(json(ready_code(ready), &json!({"name": status.model.name, "ready": ready})))
+}
+
+async fn metadata(State(intake): State<Intake>, target: Target) -> Result<Response, Refusal> {
+    let status = intake.pipeline.status(&target.model, target.version.as_ref())?;
+    let declared = status.declared.ok_or_else(|| {
+        let why = format!("what {} takes is known once a worker has verified it; come again", status.model);
+        Refusal::new(Kind::NotReady, why)
+    })?;
+    let served = intake.pipeline.statuses().into_iter().map(|status| status.model);
+    let versions = served.filter(|model| model.name == target.model).map(|model| model.version).collect();
+    let metadata = Metadata {
+        name: &target.model,
+        versions,
+        platform: &declared.platform,
+        inputs: declared.signature.inputs.iter().map(tensor).collect(),
+        outputs: declared.signature.outputs.iter().map(tensor).collect(),
+    };
+    Ok(json(StatusCode::OK, &metadata))
+}
+
+/// What a model takes and gives, in the protocol's words.
+#[derive(Debug, Serialize)]
+struct Metadata<'a> {
+    name: &'a ModelName,
+    versions: Vec<Version>,
+    platform: &'a str,
+    inputs: Vec<Tensor<'a>>,
+    outputs: Vec<Tensor<'a>>,
+}
+
+/// One of them; -1 in `shape` is the request's choice.
+#[derive(Debug, Serialize)]
+struct Tensor<'a> {
+    name: &'a str,
+    datatype: &'static str,
+    shape: Vec<i64>,
+}
+
+fn tensor(spec: &TensorSpec) -> Tensor<'_> {
+    Tensor { name: &spec.name, datatype: spec.dtype.name(), shape: spec.dims_i64() }
+}
+
+fn ready_code(ready: bool) -> StatusCode {
+    if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
+}

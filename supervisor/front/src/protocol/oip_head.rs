@@ -1,0 +1,130 @@
+//! The JSON of an Open Inference Protocol request, field for field, as serde reads it. Every list has a length beyond
+//! which reading stops, so a body cannot grow into many times its own size. Unknown keys are passed over, as the
+//! protocol asks; a key that comes twice is an error.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::marker::PhantomData;
+
+use casemate_ipc::tensor::{MAX_RANK, MAX_TENSORS};
+use serde::de::{Error, IgnoredAny, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
+
+/// A request.
+#[derive(Debug, Deserialize)]
+pub(super) struct RequestHead<'a> {
+    #[serde(default, borrow)]
+    pub(super) id: Option<Cow<'a, str>>,
+    #[serde(default)]
+    pub(super) parameters: Option<RequestParameters>,
+    #[serde(borrow)]
+    pub(super) inputs: Few<InputHead<'a>>,
+    #[serde(default, borrow)]
+    pub(super) outputs: Option<Few<OutputHead<'a>>>,
+}
+
+/// What may be said about a whole request.
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct RequestParameters {
+    #[serde(default)]
+    pub(super) binary_data_output: Option<bool>,
+}
+
+/// One input. `data` may stand before `datatype`, so it stays text until the whole object is read.
+#[derive(Debug, Deserialize)]
+pub(super) struct InputHead<'a> {
+    #[serde(borrow)]
+    pub(super) name: Cow<'a, str>,
+    pub(super) shape: Few<i64>,
+    #[serde(borrow)]
+    pub(super) datatype: Cow<'a, str>,
+    #[serde(default)]
+    pub(super) parameters: Option<InputParameters>,
+    #[serde(default, borrow)]
+    pub(super) data: Option<&'a RawValue>,
+}
+
+/// What may be said about an input.
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct InputParameters {
+    #[serde(default)]
+    pub(super) binary_data_size: Option<u64>,
+    #[serde(default)]
+    pub(super) shared_memory_region: Option<IgnoredAny>,
+}
+
+/// One wanted output.
+#[derive(Debug, Deserialize)]
+pub(super) struct OutputHead<'a> {
+    #[serde(borrow)]
+    pub(super) name: Cow<'a, str>,
+    #[serde(default)]
+    pub(super) parameters: Option<OutputParameters>,
+}
+
+/// What may be said about an output.
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct OutputParameters {
+    #[serde(default)]
+    pub(super) binary_data: Option<bool>,
+    #[serde(default)]
+    pub(super) classification: Option<IgnoredAny>,
+    #[serde(default)]
+    pub(super) shared_memory_region: Option<IgnoredAny>,
+}
+
+/// A list that ends in an error beyond [`Listed::MOST`], and whose errors name the entry.
+#[derive(Debug)]
+pub(super) struct Few<T>(pub(super) Vec<T>);
+
+/// What stands in a bounded list.
+pub(super) trait Listed {
+    const LIST: &'static str;
+    const MOST: usize;
+}
+
+impl Listed for InputHead<'_> {
+    const LIST: &'static str = "inputs";
+    const MOST: usize = MAX_TENSORS;
+}
+
+impl Listed for OutputHead<'_> {
+    const LIST: &'static str = "outputs";
+    const MOST: usize = MAX_TENSORS;
+}
+
+impl Listed for i64 {
+    const LIST: &'static str = "shape";
+    const MOST: usize = MAX_RANK;
+}
+
+impl<'de, T: Listed + Deserialize<'de>> Deserialize<'de> for Few<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_seq(FewVisitor(PhantomData))
+    }
+}
+
+struct FewVisitor<T>(PhantomData<T>);
+
+impl<'de, T: Listed + Deserialize<'de>> Visitor<'de> for FewVisitor<T> {
+    type Value = Few<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "'{}', an array of at most {} entries", T::LIST, T::MOST)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+        let mut list = Vec::new();
+        loop {
+            let entry = seq.next_element::<T>();
+            let Some(entry) = entry.map_err(|e| A::Error::custom(format!("{}[{}]: {e}", T::LIST, list.len())))? else {
+                return Ok(Few(list));
+            };
+            if list.len() == T::MOST {
+                return Err(A::Error::custom(format!("'{}' has more than {} entries", T::LIST, T::MOST)));
+            }
+            list.push(entry);
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! Open Inference Protocol v2: a request's body into an [`InferRequest`], and an [`InferResponse`] into a body. Pure:
+//! no HTTP, no clock. What the binary extension adds lies in [`super::oip_binary`].
+
+use bytes::Bytes;
+use casemate_ipc::id::{ModelName, Version};
+use casemate_ipc::tensor::{DType, MAX_NAME, Shape};
+use serde::Serialize;
+
+use super::numbers;
+use super::oip_binary::{self, Tail};
+use super::oip_head::{InputHead, InputParameters, OutputHead, RequestHead};
+use crate::refusal::{Kind, Refusal};
+use crate::request::{InferRequest, InputTensor, Inputs};
+use crate::response::InferResponse;
+
+/// What the parser knows of a request besides its body.
+#[derive(Debug, Clone)]
+pub struct Envelope {
+    /// The model, out of the path.
+    pub model: ModelName,
+    /// The version, out of the path.
+    pub version: Option<Version>,
+    /// Length of the JSON at the start of the body, where the client said one: the binary extension.
+    pub json_length: Option<u64>,
+    /// Most bytes of the tensors together; JSON text can stand for four times its own length.
+    pub most: u64,
+}
+
+/// Which outputs the client wants as bytes behind the JSON.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Wanted {
+    others: bool,
+    named: Vec<(String, bool)>,
+}
+
+/// A body to answer with.
+#[derive(Debug, Clone)]
+pub struct Rendered {
+    /// JSON, and the binary tensors behind it.
+    pub body: Bytes,
+    /// Length of the JSON, where tensors follow it: goes into the header `Inference-Header-Content-Length`.
+    pub json_length: Option<usize>,
+}
+
+/// Reads a request.
+pub fn parse(envelope: Envelope, body: &Bytes) -> Result<(InferRequest, Wanted), Refusal> {
+    let Envelope { model, version, json_length, most } = envelope;
+    if json_length == Some(0) {
+        let request = InferRequest { model, version, id: None, inputs: Inputs::Raw(body.clone()), outputs: None };
+        return Ok((request, Wanted { others: true, named: Vec::new() }));
+    }
+    let (json, mut tail) = oip_binary::split(json_length, body)?;
+    let head: RequestHead<'_> = serde_json::from_slice(&json).map_err(|e| {
+        let place = format!("the body is not an inference request: {e}");
+        Refusal::invalid(place.chars().take(MAX_MESSAGE).collect::<String>())
+    })?;
+    let id = head.id.map(|id| checked_id(&id)).transpose()?;
+    let (outputs, named) = wanted(head.outputs.map(|list| list.0))?;
+    let others = head.parameters.unwrap_or_default().binary_data_output.unwrap_or(false);
+    if head.inputs.0.is_empty() {
+        return Err(Refusal::invalid("'inputs' is empty; send one entry for each input of the model"));
+    }
+    let mut inputs: Vec<InputTensor> = Vec::with_capacity(head.inputs.0.len());
+    let mut room = most;
+    for (index, input) in head.inputs.0.into_iter().enumerate() {
+        let input = tensor(index, input, &mut tail, &mut room, most)?;
+        if inputs.iter().any(|i| i.name == input.name) {
+            return Err(Refusal::invalid(format!("inputs[{index}]: '{}' comes twice", input.name)));
+        }
+        inputs.push(input);
+    }
+    tail.finish()?;
+    let request = InferRequest { model, version, id, inputs: Inputs::Named(inputs), outputs };
+    Ok((request, Wanted { others, named }))
+}
+
+/// Writes an answer. Tensors stand in the order of the response, whichever form each has.
+pub fn render(response: &InferResponse, wanted: &Wanted) -> Rendered {
+    let numbers: usize = response.outputs.iter().map(|o| o.data.len()).sum();
+    let mut out = Vec::with_capacity(numbers.saturating_mul(2).saturating_add(256));
+    out.extend(b"{\"model_name\":");
+    text(response.model.name.as_str(), &mut out);
+    out.extend(b",\"model_version\":");
+    text(response.model.version.as_str(), &mut out);
+    if let Some(id) = &response.id {
+        out.extend(b",\"id\":");
+        text(id, &mut out);
+    }
+    out.extend(b",\"outputs\":[");
+    for (i, output) in response.outputs.iter().enumerate() {
+        out.extend(if i == 0 { &b"{\"name\":"[..] } else { b",{\"name\":" });
+        text(&output.name, &mut out);
+        out.extend(b",\"datatype\":");
+        text(output.dtype.name(), &mut out);
+        out.extend(b",\"shape\":");
+        text(output.shape.dims(), &mut out);
+        if wanted.is_binary(&output.name) {
+            out.extend(format!(",\"parameters\":{{\"binary_data_size\":{}}}}}", output.data.len()).as_bytes());
+        } else {
+            out.extend(b",\"data\":");
+            numbers::write(&output.data, output.dtype, &mut out);
+            out.push(b'}');
+        }
+    }
+    out.extend(b"]}");
+    let mut json_length = None;
+    for output in response.outputs.iter().filter(|o| wanted.is_binary(&o.name)) {
+        json_length.get_or_insert(out.len());
+        out.extend_from_slice(&output.data);
+    }
+    Rendered { body: out.into(), json_length }
+}
+
+impl Wanted {
+    /// Whether this output is to be sent as bytes.
+    pub fn is_binary(&self, name: &str) -> bool {
+        self.named.iter().find(|(n, _)| n == name).map_or(self.others, |(_, binary)| *binary)
+    }
+}
+
+// === one tensor ===
+
+fn tensor(
+    index: usize,
+    input: InputHead<'_>,
+    tail: &mut Tail,
+    room: &mut u64,
+    most: u64,
+) -> Result<InputTensor, Refusal> {
+    let InputHead { name, shape, datatype, parameters, data } = input;
+    let name = checked_name(&name).ok_or_else(|| Refusal::invalid(format!("inputs[{index}]: {BAD_NAME}")))?;
+    let wrong = |why: String| Refusal::invalid(format!("inputs[{index}] '{name}': {why}"));
+    let InputParameters { binary_data_size, shared_memory_region } = parameters.unwrap_or_default();
+    if shared_memory_region.is_some() {
+        return Err(wrong(format!("{NO_SHARED_MEMORY}; send 'data', or binary data behind the JSON")));
+    }
+    if datatype.eq_ignore_ascii_case("BYTES") {
+        return Err(wrong("datatype BYTES is for texts; the models of this server take numbers only".into()));
+    }
+    let dtype: DType = datatype.parse().map_err(|e| wrong(format!("{e}")))?;
+    let dims = shape.0.iter().enumerate().map(|(i, dim)| {
+        u64::try_from(*dim)
+            .map_err(|_| wrong(format!("shape[{i}] is {dim}; a tensor's own shape has no negative size")))
+    });
+    let shape = Shape::new(dims.collect::<Result<_, _>>()?).map_err(|e| wrong(e.to_string()))?;
+    let bytes = shape.bytes(dtype).map_err(|e| wrong(e.to_string()))?;
+    *room = room.checked_sub(bytes as u64).ok_or_else(|| {
+        let why = format!("inputs[{index}] '{name}': its {bytes} bytes bring the tensors beyond {most}, the limit");
+        Refusal::new(Kind::TooLarge, why)
+    })?;
+    let data = match (data, binary_data_size) {
+        (Some(_), Some(_)) => return Err(wrong("has both 'data' and 'binary_data_size'; send one of them".into())),
+        (None, None) => return Err(wrong("has neither 'data' nor a parameter 'binary_data_size'".into())),
+        (Some(data), None) => numbers::read(data, dtype, &shape).map_err(|e| wrong(e.to_string()))?.into(),
+        (None, Some(size)) => {
+            if size != bytes as u64 {
+                return Err(wrong(format!("binary_data_size is {size}; {dtype} of shape {shape} has {bytes} bytes")));
+            }
+            tail.take(bytes).map_err(wrong)?
+        }
+    };
+    if dtype == DType::Bool
+        && let Some(at) = numbers::not_truth(&data)
+    {
+        return Err(wrong(format!("byte {at} is {}; a BOOL is 0 or 1", data[at])));
+    }
+    Ok(InputTensor { name, dtype, shape, data })
+}
+
+/// The names that are wanted, and for each whether as bytes where that was said.
+type Outputs = (Option<Vec<String>>, Vec<(String, bool)>);
+
+fn wanted(list: Option<Vec<OutputHead<'_>>>) -> Result<Outputs, Refusal> {
+    // Triton's clients send an empty list for "all of them".
+    let Some(list) = list.filter(|list| !list.is_empty()) else { return Ok((None, Vec::new())) };
+    let mut names: Vec<String> = Vec::with_capacity(list.len());
+    let mut binary = Vec::new();
+    for (index, output) in list.into_iter().enumerate() {
+        let name = checked_name(&output.name);
+        let name = name.ok_or_else(|| Refusal::invalid(format!("outputs[{index}]: {BAD_NAME}")))?;
+        let wrong = |why: &str| Refusal::invalid(format!("outputs[{index}] '{name}': {why}"));
+        let parameters = output.parameters.unwrap_or_default();
+        if parameters.shared_memory_region.is_some() {
+            return Err(wrong(NO_SHARED_MEMORY));
+        }
+        if parameters.classification.is_some() {
+            return Err(wrong("this server does not classify outputs; leave 'classification' out"));
+        }
+        if names.contains(&name) {
+            return Err(wrong("comes twice"));
+        }
+        binary.extend(parameters.binary_data.map(|yes| (name.clone(), yes)));
+        names.push(name);
+    }
+    Ok((Some(names), binary))
+}
+
+fn checked_name(name: &str) -> Option<String> {
+    let fits = !name.is_empty() && name.len() <= MAX_NAME && !name.chars().any(char::is_control);
+    fits.then(|| name.to_owned())
+}
+
+fn checked_id(id: &str) -> Result<String, Refusal> {
+    if id.len() > MAX_ID {
+        return Err(Refusal::invalid(format!("'id' has {} bytes; at most {MAX_ID} are given back", id.len())));
+    }
+    Ok(id.to_owned())
+}
+
+fn text(value: &(impl Serialize + ?Sized), out: &mut Vec<u8>) {
+    // Writing a text or a list of numbers into memory has no way to fail.
+    let _ = serde_json::to_writer(out, value);
+}
+
+/// Longest `id`, in bytes.
+const MAX_ID: usize = 256;
+/// Longest message about JSON that cannot be read; serde quotes the client's own text in some.
+const MAX_MESSAGE: usize = 400;
+const BAD_NAME: &str = "'name' must have 1 to 128 bytes and no control character";
+const NO_SHARED_MEMORY: &str = "this server shares no memory with its clients";
+
+#[cfg(test)]
+#[path = "oip_tests.rs"]
+mod tests;

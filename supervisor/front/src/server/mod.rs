@@ -1,0 +1,7 @@
+//! Connections and routes: [`accept`] bounds who speaks and how slowly, [`routes`] says what may be asked, [`reply`]
+//! how a refusal is told.
+
+pub mod accept;
+pub mod ops;
+pub mod reply;
+pub mod routes;

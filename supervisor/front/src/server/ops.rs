@@ -1,0 +1,186 @@
+//! What operators and probes ask: `/ping`, `/metrics`, and how each model and its cage are doing.
+
+use std::fmt::Write;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::Response;
+use axum::routing::get;
+use casemate_ipc::id::{ModelName, Version, WorkerId};
+use casemate_ipc::layer::{Reading, Waiver};
+use casemate_ipc::work::Declared;
+use serde::Serialize;
+use serde_json::json;
+
+use crate::protocol::answer::{json, with_type};
+use crate::protocol::intake::Intake;
+use crate::protocol::oip::Target;
+use crate::refusal::Refusal;
+use crate::status::{LastExit, ModelStatus, State as ModelState, WorkerStatus};
+
+/// Every route here.
+pub fn router() -> Router<Intake> {
+    Router::new()
+        .route("/ping", get(ping))
+        .route("/metrics", get(metrics))
+        .route("/casemate/v1/models", get(models))
+        .route("/casemate/v1/models/{model}", get(model))
+        .route("/casemate/v1/models/{model}/versions/{version}", get(model))
+}
+
+/// As TorchServe answers it.
+async fn ping(State(intake): State<Intake>) -> Response {
+    if intake.pipeline.is_ready() {
+        json(StatusCode::OK, &json!({"status": "Healthy"}))
+    } else {
+        json(StatusCode::INTERNAL_SERVER_ERROR, &json!({"status": "Unhealthy"}))
+    }
+}
+
+async fn metrics(State(intake): State<Intake>) -> Response {
+    with_type(StatusCode::OK, HeaderValue::from_static(OPEN_METRICS), intake.metrics.encode())
+}
+
+async fn models(State(intake): State<Intake>) -> Response {
+    let statuses = intake.pipeline.statuses();
+    json(StatusCode::OK, &Models { models: statuses.iter().map(report).collect() })
+}
+
+async fn model(State(intake): State<Intake>, target: Target) -> Result<Response, Refusal> {
+    let status = intake.pipeline.status(&target.model, target.version.as_ref())?;
+    Ok(json(StatusCode::OK, &report(&status)))
+}
+
+/// The media type of `/metrics`.
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+// === what is reported of a model ===
+
+#[derive(Debug, Serialize)]
+struct Models<'a> {
+    models: Vec<Report<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+struct Report<'a> {
+    name: &'a ModelName,
+    version: &'a Version,
+    state: &'static str,
+    /// Why it was given up, where it was.
+    reason: Option<&'a str>,
+    starts: u64,
+    last_exit: Option<ExitReport<'a>>,
+    worker: Option<WorkerReport<'a>>,
+    /// Layers that the operator goes without.
+    waived: &'a [Waiver],
+    declared: Option<DeclaredReport<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+struct ExitReport<'a> {
+    worker: Option<WorkerId>,
+    cause: &'static str,
+    detail: &'a str,
+    at: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct WorkerReport<'a> {
+    id: WorkerId,
+    pid: u32,
+    batches: u64,
+    ready_us: u64,
+    cage: &'a [Reading],
+}
+
+#[derive(Debug, Serialize)]
+struct DeclaredReport<'a> {
+    sha256: String,
+    platform: &'a str,
+    inputs: Vec<String>,
+    outputs: Vec<String>,
+    max_batch_size: u32,
+    max_batch_delay_us: u64,
+    deadline_ms: u64,
+}
+
+fn report(status: &ModelStatus) -> Report<'_> {
+    let ModelStatus { model, state, declared, worker, starts, last_exit, waived } = status;
+    Report {
+        name: &model.name,
+        version: &model.version,
+        state: state.name(),
+        reason: if let ModelState::Failed(reason) = state { Some(reason) } else { None },
+        starts: *starts,
+        last_exit: last_exit.as_ref().map(|LastExit { worker, cause, detail, at }| ExitReport {
+            worker: *worker,
+            cause,
+            detail,
+            at: *at,
+        }),
+        worker: worker.as_ref().map(|WorkerStatus { worker, pid, batches, cage, ready_us }| WorkerReport {
+            id: *worker,
+            pid: *pid,
+            batches: *batches,
+            ready_us: *ready_us,
+            cage,
+        }),
+        waived,
+        declared: declared.as_deref().map(declaration),
+    }
+}
+
+fn declaration(declared: &Declared) -> DeclaredReport<'_> {
+    let hex = declared.sha256.iter().fold(String::with_capacity(64), |mut hex, byte| {
+        // Writing into a String has no way to fail.
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    });
+    DeclaredReport {
+        sha256: hex,
+        platform: &declared.platform,
+        inputs: declared.signature.inputs.iter().map(ToString::to_string).collect(),
+        outputs: declared.signature.outputs.iter().map(ToString::to_string).collect(),
+        max_batch_size: declared.max_batch_size,
+        max_batch_delay_us: declared.max_batch_delay_us,
+        deadline_ms: declared.deadline_ms,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use casemate_ipc::id::ModelId;
+    use casemate_ipc::layer::Layer;
+
+    use super::*;
+
+    #[test]
+    fn a_report_says_what_an_operator_looks_for() {
+        let status = ModelStatus {
+            model: ModelId { name: "digits".parse().unwrap(), version: "2".parse().unwrap() },
+            state: ModelState::Failed("5 starts failed".into()),
+            declared: None,
+            worker: Some(WorkerStatus {
+                worker: WorkerId(7),
+                pid: 42,
+                batches: 3,
+                cage: vec![Reading { layer: Layer::EmptyRoot, in_force: true, evidence: "0 entries".into() }],
+                ready_us: 9,
+            }),
+            starts: 5,
+            last_exit: Some(LastExit { worker: None, cause: "spawn", detail: "no".into(), at: 1 }),
+            waived: vec![Waiver::Landlock],
+        };
+        let text = serde_json::to_string(&report(&status)).unwrap();
+        for part in [
+            r#""name":"digits","version":"2","state":"failed","reason":"5 starts failed","starts":5"#,
+            r#""last_exit":{"worker":null,"cause":"spawn","detail":"no","at":1}"#,
+            r#""worker":{"id":7,"pid":42,"batches":3,"ready_us":9"#,
+            r#""cage":[{"layer":"empty-root","in_force":true,"evidence":"0 entries"}]"#,
+            r#""waived":["landlock"]"#,
+        ] {
+            assert!(text.contains(part), "{part} is not in {text}");
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! Who a worker is on the host, and how little of that it may use.
+
+use std::collections::{BTreeSet, HashSet};
+
+use caps::errors::CapsError;
+use caps::{CapSet, Capability};
+use casemate_config::config::Identities;
+use nix::errno::Errno;
+use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
+
+use crate::sys::capability::{bound_to, lock_securebits};
+
+/// The uid and gid that a worker sees itself as.
+pub const INNER: u32 = 1000;
+
+/// Who a worker is on the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Identity {
+    /// A uid and gid that no other process has.
+    Own(u32),
+    /// The launcher's, where it is not root.
+    Shared,
+}
+
+/// The uids for workers, each in use by one at most. Goes round, so that a uid stays unused for as long as it can.
+#[derive(Debug)]
+pub struct Pool {
+    range: Option<Identities>,
+    next: u32,
+    in_use: BTreeSet<u32>,
+}
+
+impl Identity {
+    /// The host uid, where it is a worker's own.
+    pub const fn own(self) -> Option<u32> {
+        match self {
+            Self::Own(uid) => Some(uid),
+            Self::Shared => None,
+        }
+    }
+
+    /// Becomes it on a host without user namespaces. Runs in the child. An ordinary user has nothing to change.
+    pub fn become_bare(self) -> Result<(), Errno> {
+        match self {
+            Self::Own(id) => become_powerless(id),
+            Self::Shared => Ok(()),
+        }
+    }
+}
+
+/// Becomes the one user that its user namespace knows. Runs in the child; keeps its capabilities in there.
+pub fn become_inner() -> Result<(), Errno> {
+    setresgid(Gid::from_raw(INNER), Gid::from_raw(INNER), Gid::from_raw(INNER))?;
+    setresuid(Uid::from_raw(INNER), Uid::from_raw(INNER), Uid::from_raw(INNER))
+}
+
+/// From root to a user with nothing: no group, no capability, no way to one. Runs in a child.
+pub fn become_powerless(id: u32) -> Result<(), Errno> {
+    bound_to(&[])?;
+    setgroups(&[])?;
+    // Needs a capability that the change of uid would take; and keeps that change from taking any, so they go by hand.
+    lock_securebits()?;
+    setresgid(Gid::from_raw(id), Gid::from_raw(id), Gid::from_raw(id))?;
+    setresuid(Uid::from_raw(id), Uid::from_raw(id), Uid::from_raw(id))?;
+    hold(&[])
+}
+
+/// What a worker needs to swap its root and to empty its bounding set; both mean something in its own user namespace only,
+/// and both are gone before it reads a model.
+const KEPT: [Capability; 2] = [Capability::CAP_SYS_ADMIN, Capability::CAP_SETPCAP];
+
+/// Gives up all capabilities but two, and takes those along over the exec. Runs in the child.
+pub fn keep_two_capabilities() -> Result<(), Errno> {
+    bound_to(&KEPT.map(|capability| capability.index()))?;
+    hold(&KEPT)?;
+    for capability in KEPT {
+        caps::raise(None, CapSet::Ambient, capability).map_err(errno)?;
+    }
+    Ok(())
+}
+
+fn hold(kept: &[Capability]) -> Result<(), Errno> {
+    let kept: HashSet<Capability> = kept.iter().copied().collect();
+    caps::clear(None, CapSet::Ambient).map_err(errno)?;
+    // Each must stay inside the next one, so the permitted set shrinks after the effective one.
+    for set in [CapSet::Inheritable, CapSet::Effective, CapSet::Permitted] {
+        caps::set(None, set, &kept).map_err(errno)?;
+    }
+    Ok(())
+}
+
+/// The crate keeps the kernel's answer as text; the call that failed was the last one.
+fn errno(_: CapsError) -> Errno {
+    Errno::last()
+}
+
+// === impl Pool ===
+
+impl Pool {
+    /// The configured range as root; otherwise every worker shares the launcher's identity.
+    pub fn new(range: Option<Identities>) -> Self {
+        let next = range.as_ref().map_or(0, |range| range.worker_first);
+        Self { range, next, in_use: BTreeSet::new() }
+    }
+
+    /// An identity for one more worker; `None` if every uid is in use.
+    pub fn take(&mut self) -> Option<Identity> {
+        let Some(range) = &self.range else { return Some(Identity::Shared) };
+        let last = range.worker_first + (range.worker_count - 1);
+        for _ in 0..range.worker_count {
+            let candidate = self.next;
+            self.next = if candidate == last { range.worker_first } else { candidate + 1 };
+            if self.in_use.insert(candidate) {
+                return Some(Identity::Own(candidate));
+            }
+        }
+        None
+    }
+
+    /// Takes it back, once its worker is gone.
+    pub fn give_back(&mut self, identity: Identity) {
+        if let Identity::Own(uid) = identity {
+            self.in_use.remove(&uid);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_uid_comes_back_as_late_as_it_can() {
+        let mut pool = Pool::new(Some(Identities { front: 2000, worker_first: 3000, worker_count: 3 }));
+        let mut take = || pool.take().map(|identity| identity.own());
+        assert_eq!([take(), take()], [Some(Some(3000)), Some(Some(3001))]);
+        pool.give_back(Identity::Own(3000));
+        assert_eq!(pool.take(), Some(Identity::Own(3002)), "the one that was just used was given again");
+        assert_eq!(pool.take(), Some(Identity::Own(3000)));
+        assert_eq!(pool.take(), None, "a uid was given twice");
+        pool.give_back(Identity::Own(3001));
+        assert_eq!(pool.take(), Some(Identity::Own(3001)));
+        assert_eq!(Pool::new(None).take(), Some(Identity::Shared));
+    }
+}

@@ -1,0 +1,108 @@
+//! The jail that a worker is born into, step by step. What the worker itself puts on afterwards is in `policies/lockdown`.
+//!
+//! The order matters. Libraries are taken hold of while the child may still look at the host's folders, and put in place
+//! once it is its own user, since a file in its root needs an owner that its user namespace knows. The limit on files
+//! comes after the last file is written, capabilities go last of all that needs them.
+
+pub mod identity;
+pub mod namespaces;
+pub mod rlimit;
+pub mod rootfs;
+
+mod step;
+
+use std::convert::Infallible;
+use std::os::fd::BorrowedFd;
+
+use nix::errno::Errno;
+use nix::sched::CloneFlags;
+use nix::sys::prctl::{set_no_new_privs, set_pdeathsig};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
+use nix::unistd::setsid;
+
+pub use step::{Failure, Step};
+
+use crate::fork::Gate;
+use crate::library::Library;
+use crate::program::Program;
+use crate::sys::process;
+use identity::Identity;
+use rlimit::Ceilings;
+
+/// What a child needs to know to become a worker.
+#[derive(Debug)]
+pub struct Jail<'a> {
+    /// The program and the files that it needs.
+    pub library: &'a Library,
+    /// Whether this host can give it namespaces and a root of its own.
+    pub namespaces: bool,
+    /// Who it is.
+    pub identity: Identity,
+    /// What it may use.
+    pub ceilings: Ceilings,
+    /// Its descriptors, from 0 on.
+    pub descriptors: &'a [BorrowedFd<'a>],
+}
+
+impl Jail<'_> {
+    /// The namespaces that the child is made with.
+    pub fn flags(&self) -> CloneFlags {
+        if self.namespaces { namespaces::ALL } else { CloneFlags::empty() }
+    }
+
+    /// Takes every step but the last one. Runs in the child.
+    pub fn enter(&self, gate: &Gate) -> Result<(), Failure> {
+        Step::Begin.take(|| gate.wait())?;
+        Step::Session.take(setsid)?;
+        if self.namespaces {
+            Step::Propagation.take(namespaces::keep_mounts_apart)?;
+            let files = Step::Libraries.take(|| rootfs::take_hold(self.library))?;
+            Step::Identity.take(identity::become_inner)?;
+            Step::Root.take(|| rootfs::build(self.library, &files))?;
+            Step::Pivot.take(rootfs::enter)?;
+            Step::HostName.take(namespaces::name)?;
+        } else {
+            Step::Identity.take(|| self.identity.become_bare())?;
+        }
+        Step::Descriptors.take(|| place(self.descriptors))?;
+        Step::Limits.take(|| self.ceilings.apply(self.counted_alone()))?;
+        if self.namespaces {
+            Step::Capabilities.take(identity::keep_two_capabilities)?;
+        }
+        // Also set on the launcher, and inherited: a second look costs nothing.
+        Step::NoNewPrivileges.take(set_no_new_privs)?;
+        // After the identity, since a change of identity clears it.
+        Step::ParentDeath.take(|| set_pdeathsig(Signal::SIGKILL))?;
+        Step::Signals.take(default_signals)
+    }
+
+    /// Becomes the worker.
+    pub fn exec(&self, program: &Program) -> Result<Infallible, Failure> {
+        Step::Exec.take(|| program.exec())
+    }
+
+    /// Whether the kernel counts this worker's threads apart from other processes.
+    fn counted_alone(&self) -> bool {
+        self.namespaces || matches!(self.identity, Identity::Own(_))
+    }
+}
+
+/// Gives a child exactly these descriptors, from 0 on; the rest goes with the exec.
+pub(crate) fn place(descriptors: &[BorrowedFd<'_>]) -> Result<(), Errno> {
+    let count = i32::try_from(descriptors.len()).map_err(|_| Errno::EMFILE)?;
+    // Out of the way first: a descriptor that stands where another one belongs would be closed by it.
+    let mut moved = Vec::new();
+    for fd in descriptors {
+        moved.push(process::duplicate_above(fd, count)?);
+    }
+    for (number, fd) in (0..).zip(&moved) {
+        process::place(fd, number)?;
+    }
+    process::close_from_on_exec(count.cast_unsigned())
+}
+
+/// The launcher blocks what it reads from a descriptor, and Rust's start ignores SIGPIPE; a new program inherits both.
+pub(crate) fn default_signals() -> Result<(), Errno> {
+    process::default_sigpipe()?;
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
+}

@@ -1,0 +1,46 @@
+//! Namespaces: no network, no mount, process, name or IPC object of anybody else; and who the child is in its own.
+
+use std::fs;
+use std::io;
+
+use nix::errno::Errno;
+use nix::mount::{MsFlags, mount};
+use nix::sched::CloneFlags;
+use nix::unistd::{Pid, getegid, geteuid, sethostname};
+
+use super::identity::{INNER, Identity};
+use crate::sys::process::clear_domain_name;
+
+/// All that a worker gets. The network one holds a loopback interface that is down; the process one makes the worker its
+/// process 1, whose end is the end of all that it might have started.
+pub const ALL: CloneFlags = CloneFlags::CLONE_NEWUSER
+    .union(CloneFlags::CLONE_NEWNS)
+    .union(CloneFlags::CLONE_NEWPID)
+    .union(CloneFlags::CLONE_NEWNET)
+    .union(CloneFlags::CLONE_NEWIPC)
+    .union(CloneFlags::CLONE_NEWUTS)
+    .union(CloneFlags::CLONE_NEWCGROUP);
+
+/// Says who a child is on the host: one uid and one gid, and no way to drop or gain a group. Runs in the parent.
+pub fn map(child: Pid, identity: Identity) -> io::Result<()> {
+    let (uid, gid) = match identity {
+        Identity::Own(id) => (id, id),
+        Identity::Shared => (geteuid().as_raw(), getegid().as_raw()),
+    };
+    let write = |file: &str, text: String| fs::write(format!("/proc/{child}/{file}"), text);
+    // First: an ordinary user may map a group only where groups can no longer be dropped.
+    write("setgroups", "deny".to_owned())?;
+    write("gid_map", format!("{INNER} {gid} 1"))?;
+    write("uid_map", format!("{INNER} {uid} 1"))
+}
+
+/// No mount of the host appears in here later, and none of ours out there.
+pub fn keep_mounts_apart() -> Result<(), Errno> {
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
+}
+
+/// A name that says nothing.
+pub fn name() -> Result<(), Errno> {
+    sethostname("worker")?;
+    clear_domain_name()
+}

@@ -1,0 +1,140 @@
+//! What a worker is born with, checked before anything else: no argument, no variable, nine descriptors and not one more.
+//!
+//! Nothing of the model is read here. Its bytes and its manifest are mapped, and their seals checked, no more.
+
+use std::env;
+use std::io;
+use std::os::fd::OwnedFd;
+
+use casemate_ipc::frame::{self, FrameError};
+use casemate_ipc::launch::{Geometry, Grant, fd};
+use casemate_ipc::shm::arena::{Reader, Writer};
+use casemate_ipc::shm::map::Frozen;
+use casemate_ipc::shm::seal::SealError;
+use nix::sys::socket::{SockType, getsockopt, sockopt};
+use thiserror::Error;
+
+use crate::engine::contract::ToFront;
+use crate::engine::shim;
+
+/// Everything that a worker will ever have. Descriptors 4 to 8 are closed; only their mappings are left.
+#[derive(Debug)]
+pub struct Born {
+    /// The channel to the front, descriptor 3.
+    pub front: ToFront,
+    /// Its other belongings, or why they are not what was promised; then the front can still be told.
+    pub estate: Result<Estate, BootError>,
+}
+
+/// What came beside the channel.
+#[derive(Debug)]
+pub struct Estate {
+    /// Who this worker is, and what it may use.
+    pub grant: Grant,
+    /// Inputs.
+    pub requests: Reader,
+    /// Outputs.
+    pub responses: Writer,
+    /// The model's bytes.
+    pub model: Frozen,
+    /// The manifest's text.
+    pub manifest: Frozen,
+}
+
+/// Why a worker does not begin.
+#[derive(Debug, Error)]
+pub enum BootError {
+    /// An argument, which a worker never gets.
+    #[error("it was started with arguments")]
+    Arguments,
+    /// A variable: libraries listen to some.
+    #[error("its environment is not empty")]
+    Environment,
+    /// A descriptor is missing.
+    #[error("descriptors 0 to 8 are not all there")]
+    Missing,
+    /// A descriptor too many; somebody's file or socket has leaked into the worker.
+    #[error("descriptor {0} is open")]
+    Leaked(i32),
+    /// The channel is no packet socket.
+    #[error("descriptor 3 is not a packet socket: {0}")]
+    Channel(io::Error),
+    /// The grant is not frozen memory.
+    #[error("grant: {0}")]
+    GrantMemory(#[source] SealError),
+    /// The grant is no grant.
+    #[error("grant: {0}")]
+    Grant(#[from] FrameError),
+    /// A thread count that makes no sense.
+    #[error("the grant is for {0} threads")]
+    Threads(u32),
+    /// The request arena is not what was promised.
+    #[error("request arena: {0}")]
+    Requests(#[source] SealError),
+    /// The response arena is not what was promised.
+    #[error("response arena: {0}")]
+    Responses(#[source] SealError),
+    /// The model is not frozen memory.
+    #[error("model: {0}")]
+    Model(#[source] SealError),
+    /// The manifest is not frozen memory.
+    #[error("manifest: {0}")]
+    Manifest(#[source] SealError),
+}
+
+/// Takes possession. An error means that there is nobody to tell.
+pub fn boot() -> Result<Born, BootError> {
+    bare()?;
+    let [channel, requests, responses, model, manifest, grant] = shim::inherited().ok_or(BootError::Missing)?;
+    let kind = getsockopt(&channel, sockopt::SockType).map_err(|errno| BootError::Channel(errno.into()))?;
+    if kind != SockType::SeqPacket {
+        return Err(BootError::Channel(io::Error::other("of another type")));
+    }
+    let estate = take(requests, responses, model, manifest, grant);
+    Ok(Born { front: ToFront::new(channel), estate })
+}
+
+/// Most threads that one operation may use.
+const MAX_THREADS: u32 = 256;
+/// As far as descriptors are looked for where there is no `/proc`; above every limit that a jail sets.
+const MAX_DESCRIPTORS: i32 = 1024;
+
+/// Maps and checks. Each descriptor is closed at the end of its line.
+fn take(
+    requests: OwnedFd,
+    responses: OwnedFd,
+    model: OwnedFd,
+    manifest: OwnedFd,
+    grant: OwnedFd,
+) -> Result<Estate, BootError> {
+    let grant: Grant = frame::decode(Frozen::map(grant).map_err(BootError::GrantMemory)?.bytes())?;
+    if !(1..=MAX_THREADS).contains(&grant.threads) {
+        return Err(BootError::Threads(grant.threads));
+    }
+    let Grant { requests: inward, responses: outward, .. } = &grant;
+    let (inward, outward): (Geometry, Geometry) = (*inward, *outward);
+    Ok(Estate {
+        requests: Reader::open(requests, inward).map_err(BootError::Requests)?,
+        responses: Writer::open(responses, outward).map_err(BootError::Responses)?,
+        model: Frozen::map(model).map_err(BootError::Model)?,
+        manifest: Frozen::map(manifest).map_err(BootError::Manifest)?,
+        grant,
+    })
+}
+
+/// Whether nothing but the promised descriptors came along.
+fn bare() -> Result<(), BootError> {
+    if env::args_os().count() > 1 {
+        return Err(BootError::Arguments);
+    }
+    if env::vars_os().next().is_some() {
+        return Err(BootError::Environment);
+    }
+    if (0..=fd::WORKER_GRANT).any(|fd| !shim::is_open(fd)) {
+        return Err(BootError::Missing);
+    }
+    match (fd::WORKER_GRANT + 1..MAX_DESCRIPTORS).find(|fd| shim::is_open(*fd)) {
+        Some(fd) => Err(BootError::Leaked(fd)),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,54 @@
+//! From a manifest's format to the engine that reads it: one line each.
+
+pub mod contract;
+pub mod echo;
+pub mod script;
+#[expect(unsafe_code, reason = "what the worker is born with, raw system calls for the probes, and C++")]
+pub mod shim;
+#[cfg(feature = "torch")]
+pub mod torchscript;
+
+use casemate_ipc::tensor::ModelSignature;
+use casemate_manifest::Format;
+
+use self::contract::{Engine, RunError};
+
+/// Work that we trust, before the lock: whatever an engine opens or asks for once, it does here.
+pub fn warm_up() -> Result<(), RunError> {
+    #[cfg(feature = "torch")]
+    torchscript::warm_up()?;
+    Ok(())
+}
+
+/// Starts every thread that a model may use.
+pub fn start_threads(threads: u32) -> Result<(), RunError> {
+    #[cfg(feature = "torch")]
+    torchscript::start_threads(threads)?;
+    let _ = threads;
+    Ok(())
+}
+
+/// The engine's name and version, if this build has it.
+pub fn platform(format: Format) -> Option<String> {
+    match format {
+        Format::Echo => Some("echo".into()),
+        #[cfg(feature = "torch")]
+        Format::Torchscript => Some(torchscript::platform()),
+        #[cfg(not(feature = "torch"))]
+        Format::Torchscript => None,
+    }
+}
+
+/// Loads a model. Its bytes have been verified, and nothing else is known about them.
+pub fn load(format: Format, model: &[u8], signature: &ModelSignature) -> Result<Box<dyn Engine>, RunError> {
+    match format {
+        Format::Echo => Ok(Box::new(echo::Echo::load(model)?)),
+        #[cfg(feature = "torch")]
+        Format::Torchscript => Ok(Box::new(torchscript::TorchScript::load(model, signature)?)),
+        #[cfg(not(feature = "torch"))]
+        Format::Torchscript => {
+            let _ = signature;
+            Err(RunError::Model("this worker was built without libtorch".into()))
+        }
+    }
+}

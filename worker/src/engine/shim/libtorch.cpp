@@ -1,0 +1,337 @@
+// What tch lacks, as plain C functions: a loader that copies nothing, a forward that lets no exception out, a look at a
+// tensor that nobody may trust, and the thread pools.
+//
+// A model is hostile code, so anything may be thrown from it, and what it returns may be any value. Every function that
+// can throw goes through `guarded`, and answers with a `Code` and a text. Builds against libtorch 2.11 and 2.13.
+
+#include <ATen/Context.h>
+#include <ATen/EmptyTensor.h>
+#include <ATen/Parallel.h>
+#include <c10/core/InferenceMode.h>
+#include <c10/util/Exception.h>
+#include <caffe2/serialize/read_adapter_interface.h>
+#include <torch/csrc/jit/api/module.h>
+#include <torch/csrc/jit/runtime/print_handler.h>
+#include <torch/csrc/jit/serialization/import.h>
+#include <torch/version.h>
+
+#include <atomic>
+#include <cstdio>
+#include <cstring>
+#include <future>
+#include <memory>
+#include <new>
+#include <string>
+#include <vector>
+
+#include <sched.h>
+#include <unistd.h>
+
+namespace {
+
+enum Code : int { OK = 0, MODEL = 1, MEMORY = 2, OUTPUT = 3 };
+
+// Where the text of a failure goes: memory of the caller.
+struct Report {
+  char* text;
+  size_t room;
+  size_t length;
+};
+
+constexpr size_t MAX_RANK = 16;
+constexpr int MAX_DEPTH = 8;
+constexpr size_t MAX_LINE = 4096;
+constexpr int MAX_YIELDS = 10'000'000;
+
+struct View {
+  uint64_t rank;
+  uint64_t dims[MAX_RANK];
+};
+
+struct Loaded {
+  torch::jit::Module module;
+  torch::jit::Method forward;
+};
+
+Code say(Report* report, Code code, const char* text) noexcept {
+  report->length = strnlen(text, report->room);
+  memcpy(report->text, text, report->length);
+  return code;
+}
+
+// libtorch says that it lacks memory in several ways, and the interpreter wraps all of them into another error. A model
+// can raise such a text itself; that only mislabels its own failure.
+Code blame(const char* text) noexcept {
+  const char* signs[] = {"can't allocate memory", "not enough memory", "std::bad_alloc", "std::length_error"};
+  for (const char* sign : signs) {
+    if (strstr(text, sign) != nullptr) {
+      return MEMORY;
+    }
+  }
+  return MODEL;
+}
+
+template <class Act>
+int guarded(Report* report, Act&& act) noexcept {
+  try {
+    // Thread-local state and cheap: no gradient is recorded by whatever the model does.
+    c10::InferenceMode guard;
+    return act();
+  } catch (const std::bad_alloc&) {
+    return say(report, MEMORY, "std::bad_alloc");
+  } catch (const c10::Error& error) {
+    return say(report, blame(error.what_without_backtrace()), error.what_without_backtrace());
+  } catch (const std::exception& error) {
+    return say(report, blame(error.what()), error.what());
+  } catch (...) {
+    return say(report, MODEL, "an exception of an unknown type");
+  }
+}
+
+// Both logs are pipes that do not block: when the reader is behind, the line is lost, and the model goes on.
+void line(int fd, const char* text, size_t length) noexcept {
+  [[maybe_unused]] ssize_t written = write(fd, text, length < MAX_LINE ? length : MAX_LINE);
+}
+
+void print(const std::string& text) {
+  line(1, text.data(), text.size());
+}
+
+// libtorch's own handler formats the local time, for which libc opens a file.
+struct Warnings : c10::WarningHandler {
+  void process(const c10::Warning& warning) override {
+    std::string text = "warning: " + warning.msg() + "\n";
+    line(2, text.data(), text.size());
+  }
+};
+
+// The handler belongs to a thread.
+void hear_warnings() {
+  static Warnings warnings;
+  c10::WarningUtils::set_warning_handler(&warnings);
+}
+
+// The model's bytes where they lie.
+struct Memory : caffe2::serialize::ReadAdapterInterface {
+  const uint8_t* bytes;
+  size_t length;
+
+  Memory(const uint8_t* bytes, size_t length) : bytes(bytes), length(length) {}
+
+  size_t size() const override {
+    return length;
+  }
+
+  size_t read(uint64_t at, void* into, size_t wanted, const char*) const override {
+    if (at >= length) {
+      return 0;
+    }
+    size_t count = wanted < length - at ? wanted : length - at;
+    memcpy(into, bytes + at, count);
+    return count;
+  }
+};
+
+// The tensors of a value in order, at most `room` of them; false for a value that is neither a tensor nor made of tensors.
+bool flatten(const c10::IValue& value, std::vector<at::Tensor>& into, size_t room, int depth) {
+  if (into.size() > room || depth > MAX_DEPTH) {
+    return true;
+  }
+  if (value.isTensor()) {
+    into.push_back(value.toTensor());
+    return true;
+  }
+  if (value.isTuple()) {
+    for (const c10::IValue& part : value.toTupleRef().elements()) {
+      if (!flatten(part, into, room, depth + 1)) {
+        return false;
+      }
+    }
+    return true;
+  }
+  if (value.isTensorList() || value.isList()) {
+    for (const c10::IValue& part : value.toListRef()) {
+      if (into.size() > room) {
+        break;
+      }
+      if (!flatten(part, into, room, depth + 1)) {
+        return false;
+      }
+    }
+    return true;
+  }
+  return false;
+}
+
+// A dictionary answers by name, anything else by position.
+bool collect(const c10::IValue& value, const char* const* names, size_t count, std::vector<at::Tensor>& into) {
+  if (!value.isGenericDict()) {
+    return flatten(value, into, count, 0);
+  }
+  const auto dict = value.toGenericDict();
+  for (size_t i = 0; i < count; i++) {
+    const auto found = dict.find(std::string(names[i]));
+    if (found == dict.end() || !found->value().isTensor()) {
+      return false;
+    }
+    into.push_back(found->value().toTensor());
+  }
+  return true;
+}
+
+// A parallel region that ends only once as many threads are in it as there should be.
+void raise_team(int threads) {
+  std::atomic<int> arrived{0};
+  std::atomic<bool> late{false};
+  at::parallel_for(0, threads, 1, [&](int64_t begin, int64_t end) {
+    hear_warnings();
+    arrived += static_cast<int>(end - begin);
+    for (int yields = 0; arrived < threads; yields++) {
+      if (yields > MAX_YIELDS) {
+        late = true;
+        return;
+      }
+      sched_yield();
+    }
+  });
+  TORCH_CHECK(!late, "the pool has fewer threads than it should have");
+}
+
+} // namespace
+
+extern "C" {
+
+const char* casemate_torch_version() {
+  return TORCH_VERSION;
+}
+
+// What every model runs under.
+int casemate_setup(Report* report) {
+  return guarded(report, [] {
+    // oneDNN and NNPACK write machine code, or start threads of their own, at the first request of a shape; neither is
+    // possible in the cage.
+    at::globalContext().setUserEnabledMkldnn(false);
+    at::globalContext().setUserEnabledNNPACK(false);
+    torch::jit::setPrintHandler(print);
+    hear_warnings();
+    // Without a buffer, stdio asks nothing about what stdout is.
+    setvbuf(stdout, nullptr, _IONBF, 0);
+    return OK;
+  });
+}
+
+int casemate_load(const uint8_t* bytes, size_t length, Loaded** loaded, Report* report) {
+  std::shared_ptr<Memory> memory;
+  int code = guarded(report, [&] {
+    memory = std::make_shared<Memory>(bytes, length);
+    torch::jit::Module module = torch::jit::load(memory, c10::Device(c10::kCPU), /*load_debug_files=*/false);
+    module.eval();
+    auto forward = module.find_method("forward");
+    if (!forward.has_value()) {
+      return say(report, MODEL, "the module has no forward method");
+    }
+    *loaded = new Loaded{module, *forward};
+    return OK;
+  });
+  // Should anything in libtorch still hold it, it finds an empty file and not memory that may be gone.
+  if (memory) {
+    memory->length = 0;
+  }
+  return code;
+}
+
+// Fills `outputs` with exactly `wanted` tensors that belong to the caller, or with none.
+int casemate_forward(Loaded* loaded, const at::Tensor* const* inputs, size_t count, const char* const* names,
+                     size_t wanted, at::Tensor** outputs, Report* report) {
+  return guarded(report, [&] {
+    std::vector<at::Tensor> tensors;
+    {
+      std::vector<c10::IValue> arguments;
+      arguments.reserve(count);
+      for (size_t i = 0; i < count; i++) {
+        arguments.emplace_back(*inputs[i]);
+      }
+      const c10::IValue result = loaded->forward(std::move(arguments));
+      if (!collect(result, names, wanted, tensors)) {
+        const std::string text = "forward returned " + result.tagKind() +
+            ", and not a tensor, a tuple or list of tensors, or a dictionary with a tensor for each declared output";
+        return say(report, OUTPUT, text.c_str());
+      }
+    }
+    if (tensors.size() != wanted) {
+      const std::string text = "forward returned " + std::string(tensors.size() > wanted ? "more" : "fewer") +
+          " tensors than the " + std::to_string(wanted) + " declared outputs";
+      return say(report, OUTPUT, text.c_str());
+    }
+    std::vector<std::unique_ptr<at::Tensor>> owned;
+    for (at::Tensor& tensor : tensors) {
+      owned.push_back(std::make_unique<at::Tensor>(std::move(tensor)));
+    }
+    for (size_t i = 0; i < wanted; i++) {
+      outputs[i] = owned[i].release();
+    }
+    return OK;
+  });
+}
+
+// Whether a tensor is one whose bytes can be handed on at all, and its dimensions.
+int casemate_look(const at::Tensor* tensor, View* view, Report* report) {
+  return guarded(report, [&] {
+    const char* fault = !tensor->defined()                ? "undefined"
+        : tensor->is_nested()                             ? "nested"
+        : tensor->layout() != at::kStrided                ? "sparse, or of another layout without strides"
+        : tensor->is_quantized()                          ? "quantized"
+        : !tensor->device().is_cpu()                      ? "without data on the CPU"
+        : tensor->is_complex()                            ? "complex"
+        : tensor->_is_zerotensor() || !tensor->has_storage() ? "without storage"
+        : tensor->sizes().size() > MAX_RANK               ? "of more than 16 dimensions"
+                                                          : nullptr;
+    if (fault != nullptr) {
+      return say(report, OUTPUT, (std::string("a tensor is ") + fault).c_str());
+    }
+    view->rank = tensor->sizes().size();
+    for (size_t i = 0; i < view->rank; i++) {
+      TORCH_CHECK(tensor->size(i) >= 0, "a dimension is negative");
+      view->dims[i] = static_cast<uint64_t>(tensor->size(i));
+    }
+    return OK;
+  });
+}
+
+// Makes a tensor that passed `casemate_look` contiguous, in its place, and points to its bytes.
+int casemate_dense(at::Tensor* tensor, const uint8_t** bytes, size_t* length, Report* report) {
+  return guarded(report, [&] {
+    // Unchecked views can be made from TorchScript; do not read what lies behind the storage.
+    const size_t extent = at::detail::computeStorageNbytes(
+        tensor->sizes(), tensor->strides(), tensor->itemsize(), tensor->storage_offset());
+    if (extent > tensor->storage().nbytes()) {
+      return say(report, OUTPUT, "a tensor reaches beyond its storage");
+    }
+    *tensor = tensor->resolve_neg().contiguous();
+    *bytes = static_cast<const uint8_t*>(tensor->const_data_ptr());
+    *length = tensor->nbytes();
+    return OK;
+  });
+}
+
+// Starts every thread that a model may use: the team of this thread, one thread for `torch.jit.fork`, and its team.
+int casemate_start_pools(int threads, Report* report) {
+  return guarded(report, [&] {
+    at::set_num_threads(threads);
+    raise_team(threads);
+    std::promise<void> started;
+    at::launch([&] {
+      try {
+        hear_warnings();
+        raise_team(threads);
+        started.set_value();
+      } catch (...) {
+        started.set_exception(std::current_exception());
+      }
+    });
+    started.get_future().get();
+    return OK;
+  });
+}
+
+} // extern "C"

@@ -1,0 +1,217 @@
+//! The C functions of `libtorch.cpp`, as safe ones.
+//!
+//! What C++ writes is only what the caller lent to it for the call, and no exception ever comes out of it.
+
+use std::ffi::{CStr, CString, c_char, c_int};
+use std::marker::PhantomData;
+use std::ptr::{self, NonNull};
+
+use casemate_ipc::tensor::{MAX_RANK, Shape};
+use casemate_ipc::work::MAX_DETAIL;
+use tch::{Device, Kind, Tensor};
+use thiserror::Error;
+
+/// What went wrong in C++, with its own words.
+#[derive(Debug, Error)]
+pub enum Fault {
+    /// The model raised an error, or is not a model.
+    #[error("{0}")]
+    Model(String),
+    /// There was not enough memory.
+    #[error("{0}")]
+    Memory(String),
+    /// What the model returned cannot be handed on.
+    #[error("{0}")]
+    Output(String),
+}
+
+/// A module with its `forward`. There is one for the life of a worker, so it is never freed.
+#[derive(Debug)]
+pub struct Module {
+    loaded: NonNull<Loaded>,
+    /// libtorch runs a module on many threads, but the worker has one, and its warm-up made that one ready.
+    one_thread: PhantomData<*const ()>,
+}
+
+/// libtorch's version, as its headers say.
+pub fn version() -> &'static str {
+    // SAFETY: the function returns the address of a string literal.
+    let text = unsafe { CStr::from_ptr(casemate_torch_version()) };
+    text.to_str().unwrap_or("unknown")
+}
+
+/// Sets what every model runs under: no generated machine code, prints and warnings into the log.
+pub fn setup() -> Result<(), Fault> {
+    Report::collect(|report| {
+        // SAFETY: `report` is alive for the call; the function touches libtorch's own globals only.
+        unsafe { casemate_setup(report) }
+    })
+}
+
+/// Starts every thread that a model may use; each has done its first work, and rests, when this returns.
+pub fn start_pools(threads: c_int) -> Result<(), Fault> {
+    Report::collect(|report| {
+        // SAFETY: `report` is alive for the call; what the new threads use of the call's frame, they have used when it returns.
+        unsafe { casemate_start_pools(threads, report) }
+    })
+}
+
+/// A tensor whose bytes `fill` writes.
+pub fn input<E>(
+    kind: Kind,
+    shape: &Shape,
+    fill: impl FnOnce(&mut [u8]) -> Result<(), E>,
+) -> Result<Result<Tensor, E>, Fault> {
+    let dims: Option<Vec<i64>> = shape.dims().iter().map(|d| i64::try_from(*d).ok()).collect();
+    let dims = dims.ok_or_else(|| Fault::Memory(format!("shape {shape} is beyond any memory")))?;
+    let mut tensor = Tensor::f_empty(dims, (kind, Device::Cpu)).map_err(|e| Fault::Memory(e.to_string()))?;
+    let (start, length) = dense_parts(&mut tensor)?;
+    let Some(start) = NonNull::new(start.cast_mut()).filter(|_| length > 0) else {
+        return Ok(fill(&mut []).map(|()| tensor));
+    };
+    // SAFETY: the tensor was made two lines above, dense and on the CPU, so it owns `length` bytes from `start` on; it is
+    // moved nowhere while the slice lives, and nobody else knows it. The bytes come from C++, whose allocations Rust sees
+    // as initialised, and every pattern is a `u8`.
+    let bytes = unsafe { std::slice::from_raw_parts_mut(start.as_ptr(), length) };
+    Ok(fill(bytes).map(|()| tensor))
+}
+
+/// The shape of a tensor that nobody may trust; an error if its bytes cannot be handed on at all.
+pub fn look(tensor: &Tensor) -> Result<Shape, Fault> {
+    let mut view = View { rank: 0, dims: [0; MAX_RANK] };
+    Report::collect(|report| {
+        // SAFETY: a tch `Tensor` is a pointer to a live `at::Tensor`; `view` and `report` are alive for the call.
+        unsafe { casemate_look(tensor.as_ptr().cast(), &raw mut view, report) }
+    })?;
+    let rank = usize::try_from(view.rank).unwrap_or(MAX_RANK).min(MAX_RANK);
+    let dims = view.dims.iter().take(rank).copied().collect();
+    Shape::new(dims).map_err(|e| Fault::Output(e.to_string()))
+}
+
+/// The bytes of a tensor that passed [`look`]; it is made dense first, which may copy it.
+pub fn dense(tensor: &mut Tensor) -> Result<&[u8], Fault> {
+    let (start, length) = dense_parts(tensor)?;
+    if start.is_null() || length == 0 {
+        return Ok(&[]);
+    }
+    // SAFETY: C++ checked that the tensor is contiguous and lies inside its storage; the storage lives as long as the tensor,
+    // which stays borrowed. No other thread runs the model now, so nobody writes it meanwhile.
+    Ok(unsafe { std::slice::from_raw_parts(start, length) })
+}
+
+fn dense_parts(tensor: &mut Tensor) -> Result<(*const u8, usize), Fault> {
+    let mut start: *const u8 = ptr::null();
+    let mut length = 0;
+    Report::collect(|report| {
+        // SAFETY: a tch `Tensor` is a pointer to a live `at::Tensor`, exclusively borrowed here; the rest is alive for the call.
+        unsafe { casemate_dense(tensor.as_mut_ptr().cast(), &raw mut start, &raw mut length, report) }
+    })?;
+    Ok((start, length))
+}
+
+impl Module {
+    /// Loads a TorchScript archive from where it lies; nothing of `archive` is referred to afterwards.
+    pub fn load(archive: &[u8]) -> Result<Self, Fault> {
+        let mut loaded = ptr::null_mut();
+        Report::collect(|report| {
+            // SAFETY: `archive` is alive for the call, and C++ forgets its address before it returns.
+            unsafe { casemate_load(archive.as_ptr(), archive.len(), &raw mut loaded, report) }
+        })?;
+        let loaded = NonNull::new(loaded).ok_or_else(|| Fault::Model("nothing was loaded".into()))?;
+        Ok(Self { loaded, one_thread: PhantomData })
+    }
+
+    /// Calls `forward`. The answer has one tensor for each name: a dictionary's by name, otherwise by position.
+    pub fn forward(&mut self, inputs: &[Tensor], names: &[CString]) -> Result<Vec<Tensor>, Fault> {
+        let inputs: Vec<*const AtTensor> = inputs.iter().map(|tensor| tensor.as_ptr().cast()).collect();
+        let names: Vec<*const c_char> = names.iter().map(|name| name.as_ptr()).collect();
+        let mut outputs: Vec<*mut AtTensor> = vec![ptr::null_mut(); names.len()];
+        Report::collect(|report| {
+            // SAFETY: `loaded` is never freed; the three lists are alive for the call and as long as their counts say;
+            // inputs are live `at::Tensor`s and names end with NUL.
+            unsafe {
+                casemate_forward(
+                    self.loaded.as_ptr(),
+                    inputs.as_ptr(),
+                    inputs.len(),
+                    names.as_ptr(),
+                    names.len(),
+                    outputs.as_mut_ptr(),
+                    report,
+                )
+            }
+        })?;
+        let own = |tensor: *mut AtTensor| {
+            // SAFETY: on success C++ filled every place with a tensor of `new`, which is now this one's to delete.
+            unsafe { Tensor::from_ptr(tensor.cast()) }
+        };
+        Ok(outputs.into_iter().map(own).collect())
+    }
+}
+
+/// `struct Report` of the shim.
+#[repr(C)]
+struct Report {
+    text: *mut u8,
+    room: usize,
+    length: usize,
+}
+
+/// `struct View` of the shim.
+#[repr(C)]
+struct View {
+    rank: u64,
+    dims: [u64; MAX_RANK],
+}
+
+/// `struct Loaded` of the shim.
+#[repr(C)]
+struct Loaded {
+    _opaque: [u8; 0],
+}
+
+/// An `at::Tensor`; tch calls the same thing `C_tensor`.
+#[repr(C)]
+struct AtTensor {
+    _opaque: [u8; 0],
+}
+
+const OK: c_int = 0;
+const MEMORY: c_int = 2;
+const OUTPUT: c_int = 3;
+
+impl Report {
+    fn collect(call: impl FnOnce(*mut Report) -> c_int) -> Result<(), Fault> {
+        let mut text = [0; MAX_DETAIL];
+        let mut report = Self { text: text.as_mut_ptr(), room: text.len(), length: 0 };
+        let code = call(&raw mut report);
+        if code == OK {
+            return Ok(());
+        }
+        let said = text.get(..report.length).unwrap_or_default();
+        let said = String::from_utf8_lossy(said).into_owned();
+        Err(match code {
+            MEMORY => Fault::Memory(said),
+            OUTPUT => Fault::Output(said),
+            _ => Fault::Model(said),
+        })
+    }
+}
+
+unsafe extern "C" {
+    fn casemate_torch_version() -> *const c_char;
+    fn casemate_setup(report: *mut Report) -> c_int;
+    fn casemate_start_pools(threads: c_int, report: *mut Report) -> c_int;
+    fn casemate_load(bytes: *const u8, length: usize, loaded: *mut *mut Loaded, report: *mut Report) -> c_int;
+    fn casemate_forward(
+        loaded: *mut Loaded,
+        inputs: *const *const AtTensor,
+        count: usize,
+        names: *const *const c_char,
+        wanted: usize,
+        outputs: *mut *mut AtTensor,
+        report: *mut Report,
+    ) -> c_int;
+    fn casemate_look(tensor: *const AtTensor, view: *mut View, report: *mut Report) -> c_int;
+    fn casemate_dense(tensor: *mut AtTensor, bytes: *mut *const u8, length: *mut usize, report: *mut Report) -> c_int;
+}

@@ -1,0 +1,3 @@
+//! The model's file, before anything but SHA-256 has read it.
+
+pub mod verify;

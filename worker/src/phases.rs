@@ -1,0 +1,121 @@
+//! A worker's trip, each step with the proof of the last one in its hand:
+//!
+//! boot → confine → warm up → lock → thread pools → seal → verify → load → trial → serve.
+//!
+//! Until `seal` has succeeded no byte of the model or of its manifest has been read by anything.
+
+use std::time::Instant;
+
+use casemate_ipc::launch::{Grant, exit_code};
+use casemate_ipc::layer::Waiver;
+use casemate_ipc::work::{FromWorker, Step, detail};
+use casemate_lockdown::{self as lockdown, Report, Requirements, Sealed};
+
+use crate::boot::{self, Born, Estate};
+use crate::engine::contract::ToFront;
+use crate::engine::{self, shim};
+use crate::model::verify;
+use crate::serve::Cell;
+use crate::warm;
+
+/// Goes all the way; what comes back is the exit code.
+pub fn run() -> i32 {
+    warm::set_panic_hook();
+    let Born { front, estate } = match boot::boot() {
+        Ok(born) => born,
+        Err(error) => {
+            shim::log(2, format!("boot: {error}\n").as_bytes());
+            return exit_code::BOOT;
+        }
+    };
+    match estate.map_err(|error| Stop::at(Step::Boot, error)).and_then(|estate| live(&front, &estate)) {
+        Ok(code) => code,
+        Err(stop) => stop.say(&front),
+    }
+}
+
+/// A step that failed.
+struct Stop {
+    step: Step,
+    why: String,
+}
+
+/// The trip from the first lock on; returns when serving is over.
+fn live(front: &ToFront, estate: &Estate) -> Result<i32, Stop> {
+    let sealed = cage(&estate.grant)?;
+    let verified = verify::verify(&sealed, estate.manifest.bytes(), estate.model.bytes(), engine::platform);
+    let verified = verified.map_err(|error| Stop::at(Step::Verify, error))?;
+    tell(front, Step::Verify, &FromWorker::Verified { declared: verified.declared.clone() })?;
+
+    let begun = Instant::now();
+    let declared = &verified.declared;
+    let loaded = engine::load(verified.format, verified.model, &declared.signature);
+    let mut cell = Cell {
+        front,
+        requests: &estate.requests,
+        responses: &estate.responses,
+        slot_bytes: estate.grant.responses.slot_bytes,
+        signature: &declared.signature,
+        batched: declared.max_batch_size > 1,
+        engine: loaded.map_err(|error| Stop::at(Step::Load, error))?,
+    };
+    cell.trial().map_err(|error| Stop::at(Step::Trial, error))?;
+    let load_us = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+    tell(front, Step::Trial, &FromWorker::Ready { load_us })?;
+
+    match cell.serve() {
+        Ok(()) => Ok(exit_code::DONE),
+        Err(error) => {
+            shim::log(2, format!("serve: {error}\n").as_bytes());
+            Ok(error.exit_code())
+        }
+    }
+}
+
+/// Puts the whole cage on, in the one order that works.
+fn cage(grant: &Grant) -> Result<Sealed, Stop> {
+    let confined = lockdown::confine().map_err(|error| Stop::at(Step::Lock, error))?;
+    warm::warm_up().map_err(|error| Stop::at(Step::Warm, error))?;
+    let waived = |waiver: Waiver| grant.waived.contains(&waiver);
+    let requirements = Requirements {
+        empty_root: !waived(Waiver::Namespaces),
+        capabilities: true,
+        landlock: !waived(Waiver::Landlock),
+    };
+    let (locked, report) = lockdown::lock(confined, &requirements).map_err(|error| Stop::at(Step::Lock, error))?;
+    note(grant, &report);
+    engine::start_threads(grant.threads).map_err(|error| Stop::at(Step::Warm, error))?;
+    lockdown::seal(locked).map_err(|error| Stop::at(Step::Lock, error))
+}
+
+/// One line in the log: what the kernel said is in force.
+fn note(grant: &Grant, report: &Report) {
+    let Grant { model, worker, .. } = grant;
+    shim::log(2, format!("worker {} of {model}: {report:?}\n", worker.0).as_bytes());
+}
+
+fn tell(front: &ToFront, step: Step, message: &FromWorker) -> Result<(), Stop> {
+    front.send(message).map_err(|error| Stop::at(step, error))
+}
+
+impl Stop {
+    fn at(step: Step, why: impl ToString) -> Self {
+        Self { step, why: why.to_string() }
+    }
+
+    /// Tells whoever listens, and says with which code to end.
+    fn say(self, front: &ToFront) -> i32 {
+        let Self { step, why } = self;
+        shim::log(2, format!("{}: {why}\n", step.name()).as_bytes());
+        // If the front is gone too, the exit code is all that is left.
+        let _ = front.send(&FromWorker::Refused { step, detail: detail(why) });
+        match step {
+            Step::Boot => exit_code::BOOT,
+            Step::Lock => exit_code::LOCK,
+            Step::Warm => exit_code::WARM,
+            Step::Verify => exit_code::VERIFY,
+            Step::Load => exit_code::LOAD,
+            Step::Trial => exit_code::TRIAL,
+        }
+    }
+}
