@@ -14,7 +14,7 @@ use casemate_lockdown::{self as lockdown, Report, Requirements, Sealed};
 use crate::boot::{self, Born, Estate};
 use crate::engine::contract::ToFront;
 use crate::engine::{self, shim};
-use crate::model::verify;
+use crate::model::verify::{self, Verified};
 use crate::serve::Cell;
 use crate::warm;
 
@@ -28,7 +28,7 @@ pub fn run() -> i32 {
             return exit_code::BOOT;
         }
     };
-    match estate.map_err(|error| Stop::at(Step::Boot, error)).and_then(|estate| live(&front, &estate)) {
+    match estate.map_err(|error| Stop::at(Step::Boot, error)).and_then(|estate| live(&front, estate)) {
         Ok(code) => code,
         Err(stop) => stop.say(&front),
     }
@@ -41,23 +41,25 @@ struct Stop {
 }
 
 /// The trip from the first lock on; returns when serving is over.
-fn live(front: &ToFront, estate: &Estate) -> Result<i32, Stop> {
-    let sealed = cage(&estate.grant)?;
-    let verified = verify::verify(&sealed, estate.manifest.bytes(), estate.model.bytes(), engine::platform);
-    let verified = verified.map_err(|error| Stop::at(Step::Verify, error))?;
-    tell(front, Step::Verify, &FromWorker::Verified { declared: verified.declared.clone() })?;
+fn live(front: &ToFront, estate: Estate) -> Result<i32, Stop> {
+    let Estate { grant, requests, responses, model, manifest } = estate;
+    let sealed = cage(&grant)?;
+    let verified = verify::verify(&sealed, manifest.bytes(), model.bytes(), engine::platform);
+    let Verified { model: bytes, format, declared } = verified.map_err(|error| Stop::at(Step::Verify, error))?;
+    tell(front, Step::Verify, &FromWorker::Verified { declared: declared.clone() })?;
 
     let begun = Instant::now();
-    let declared = &verified.declared;
-    let loaded = engine::load(verified.format, verified.model, &declared.signature);
+    let engine = engine::load(format, bytes, &declared.signature).map_err(|error| Stop::at(Step::Load, error))?;
+    // The engine has its own copy of what it needs; the file's memory can be as large again.
+    drop((model, manifest));
     let mut cell = Cell {
         front,
-        requests: &estate.requests,
-        responses: &estate.responses,
-        slot_bytes: estate.grant.responses.slot_bytes,
+        requests: &requests,
+        responses: &responses,
+        slot_bytes: grant.responses.slot_bytes,
         signature: &declared.signature,
         batched: declared.max_batch_size > 1,
-        engine: loaded.map_err(|error| Stop::at(Step::Load, error))?,
+        engine,
     };
     cell.trial().map_err(|error| Stop::at(Step::Trial, error))?;
     let load_us = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);

@@ -6,7 +6,6 @@ use std::panic;
 use std::time::Instant;
 
 use casemate_ipc::frame;
-use casemate_ipc::launch::exit_code;
 use casemate_ipc::work::ToWorker;
 use casemate_manifest::Manifest;
 use sha2::{Digest, Sha256};
@@ -32,6 +31,9 @@ pub fn set_panic_hook() {
     panic::set_hook(Box::new(|panic| {
         // An error here is a log that nobody reads.
         let _ = writeln!(io::stderr(), "{panic}");
-        shim::exit(exit_code::PANIC);
+        shim::exit(PANICKED);
     }));
 }
+
+/// The exit code that Rust programs have after a panic.
+const PANICKED: i32 = 101;

@@ -18,6 +18,7 @@ use crate::fleet::launcher::{Catalogue, LaunchChannel, Launcher};
 use crate::fleet::supervise::{Terms, supervise};
 use crate::metrics::Metrics;
 use crate::pipeline::{House, Pipeline};
+use crate::protocol::intake::Intake;
 use crate::server::{accept, routes};
 
 /// What a front is born with.
@@ -92,7 +93,8 @@ async fn serve(birth: Birth) -> Result<(), AppError> {
     });
     listener.set_nonblocking(true).map_err(start("listener"))?;
     let listener = tokio::net::TcpListener::from_std(listener).map_err(start("listener"))?;
-    let router = routes::router(pipeline, metrics, &limits);
+    let body_time = Duration::from_millis(limits.body_ms);
+    let router = routes::router(Intake { pipeline, metrics, body_time });
     let accepting = {
         let (limits, stopped) = (limits.clone(), stopped.clone());
         tokio::spawn(async move { accept::serve(listener, router, &limits, stopped).await })

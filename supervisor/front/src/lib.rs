@@ -6,8 +6,15 @@
 #![deny(unsafe_code)]
 
 pub mod admit;
+pub mod app;
+pub mod batch;
+pub mod fleet;
+pub mod metrics;
 pub mod pipeline;
+pub mod protocol;
 pub mod refusal;
 pub mod request;
 pub mod response;
+pub mod server;
 pub mod status;
+pub mod telemetry;

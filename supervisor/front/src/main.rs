@@ -25,7 +25,7 @@ fn main() -> ExitCode {
 }
 
 fn start() -> Result<(), Fault> {
-    telemetry::init();
+    telemetry::init(telemetry::Form::Plain, tracing::level_filters::LevelFilter::INFO);
     let by_hand = "casemate-front is started by casemate-launcher; run `casemate serve --config FILE`";
     let launcher: LaunchChannel = LaunchChannel::new(inherited::take(fd::FRONT_LAUNCHER).map_err(|_| by_hand)?);
     let listener = inherited::take(fd::FRONT_LISTENER).map_err(|_| by_hand)?;

@@ -62,7 +62,7 @@ impl Pipeline {
         let arrived = visitor.arrived();
         let handle = self.find(&request.model, request.version.as_ref())?;
         let result = self.run(handle, visitor, request).await;
-        let outcome = result.as_ref().map_or_else(|refusal| refusal.kind.code(), |_| "ok");
+        let outcome = result.as_ref().map(drop).map_err(|refusal| refusal.kind);
         self.house.metrics.request_done(&handle.model, outcome, arrived.elapsed());
         result
     }

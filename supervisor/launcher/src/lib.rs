@@ -1,1 +1,27 @@
 //! The privileged parent: makes jails, starts workers, hears no client.
+//!
+//! Started as root or as an ordinary user, with one thread, it reads its config ([`owner`], [`models`]), tries out what the
+//! host can give ([`host`]), binds the public socket ([`listen`]), starts the front ([`front`]), and then answers the few
+//! requests that [`permit`] allows ([`monitor`]): it starts workers ([`spawn`], [`fork`], [`jail`]), tells how they end
+//! ([`trace`]), and reads their cages from outside ([`attest`]).
+
+#![deny(unsafe_code)]
+
+pub mod attest;
+pub mod fork;
+pub mod front;
+pub mod host;
+pub mod jail;
+pub mod library;
+pub mod listen;
+pub mod log;
+pub mod models;
+pub mod monitor;
+pub mod owner;
+pub mod permit;
+pub mod program;
+pub mod spawn;
+pub mod startup;
+#[expect(unsafe_code, reason = "system calls that no crate wraps")]
+pub mod sys;
+pub mod trace;

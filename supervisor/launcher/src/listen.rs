@@ -41,9 +41,11 @@ const BACKLOG: i32 = 1024;
 
 /// Binds and listens.
 pub fn bind_and_listen(address: SocketAddr) -> Result<Listener, BindError> {
-    let fault = |step| move |errno| match errno {
-        Errno::EADDRINUSE => BindError::Taken(address),
-        errno => BindError::Call { address, step, errno },
+    let fault = |step| {
+        move |errno| match errno {
+            Errno::EADDRINUSE => BindError::Taken(address),
+            errno => BindError::Call { address, step, errno },
+        }
     };
     let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
@@ -52,7 +54,8 @@ pub fn bind_and_listen(address: SocketAddr) -> Result<Listener, BindError> {
     setsockopt(&socket, sockopt::ReuseAddr, &true).map_err(fault("SO_REUSEADDR"))?;
     bind(std::os::fd::AsRawFd::as_raw_fd(&socket), &SockaddrStorage::from(address)).map_err(fault("bind"))?;
     listen(&socket, Backlog::new(BACKLOG).unwrap_or(Backlog::MAXCONN)).map_err(fault("listen"))?;
-    let bound = getsockname::<SockaddrStorage>(std::os::fd::AsRawFd::as_raw_fd(&socket)).map_err(fault("getsockname"))?;
+    let bound =
+        getsockname::<SockaddrStorage>(std::os::fd::AsRawFd::as_raw_fd(&socket)).map_err(fault("getsockname"))?;
     let port = bound.as_sockaddr_in().map(|v4| v4.port()).or(bound.as_sockaddr_in6().map(|v6| v6.port()));
     let address = SocketAddr::new(address.ip(), port.unwrap_or(address.port()));
     Ok(Listener { socket, address })

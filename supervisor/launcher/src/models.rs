@@ -202,12 +202,7 @@ impl Store {
 }
 
 /// Which of a model's versions are served.
-fn pick(
-    wanted: Versions,
-    mut found: Vec<Version>,
-    name: &ModelName,
-    store: &Path,
-) -> Result<Vec<Version>, StoreError> {
+fn pick(wanted: Versions, mut found: Vec<Version>, name: &ModelName, store: &Path) -> Result<Vec<Version>, StoreError> {
     match wanted {
         Versions::All => Ok(found),
         Versions::Latest => Ok(found.pop().into_iter().collect()),
@@ -224,8 +219,7 @@ fn pick(
 
 /// Opens beneath a folder: no link, no `..`, no other way out.
 fn below(folder: &File, name: &str, flags: OFlag, path: &Path) -> Result<File, StoreError> {
-    let resolve =
-        ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_MAGICLINKS;
+    let resolve = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_MAGICLINKS;
     let flags = flags | OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NOCTTY;
     let opened = openat2(folder, name, OpenHow::new().flags(flags).resolve(resolve));
     opened.map(File::from).map_err(|errno| StoreError::Open { path: path.to_path_buf(), errno })

@@ -6,7 +6,7 @@
 
 use casemate_ipc::seqpacket::{Channel, ChannelError};
 use casemate_ipc::shm::arena::{ALIGN, ArenaError, Reader, SlotWriter, Writer};
-use casemate_ipc::tensor::{DType, ModelSignature, Shape};
+use casemate_ipc::tensor::{DType, ModelSignature, Shape, TensorSpec};
 use casemate_ipc::work::{Failure, FromWorker, Placed, ToWorker};
 use thiserror::Error;
 
@@ -131,8 +131,8 @@ impl<'a> Batch<'a> {
         Ok(())
     }
 
-    /// Rows, where the first dimension of every input is free; they agree, or there is no such number.
-    fn rows(&self) -> Option<u64> {
+    /// The first dimension of every input, where they agree.
+    pub fn rows(&self) -> Option<u64> {
         let mut rows = self.inputs.iter().map(|input| input.shape.dims().first().copied());
         let first = rows.next()??;
         rows.all(|row| row == Some(first)).then_some(first)
@@ -154,9 +154,15 @@ impl<'a> Answer<'a> {
         Ok(Self { signature, rows, slot, room: slot_bytes, placed: Vec::with_capacity(signature.outputs.len()) })
     }
 
+    /// The place and the declaration of the next output; none when all are given.
+    pub fn next(&self) -> Option<(usize, &'a TensorSpec)> {
+        let index = self.placed.len();
+        self.signature.outputs.get(index).map(|spec| (index, spec))
+    }
+
     /// Whether the next output may be this one. Asked before its bytes are made.
     pub fn admit(&self, dtype: DType, shape: &Shape) -> Result<(), RunError> {
-        let Some(spec) = self.signature.outputs.get(self.placed.len()) else {
+        let Some((_, spec)) = self.next() else {
             return Err(RunError::Output("more outputs than declared".into()));
         };
         let fault = |why: String| RunError::Output(format!("output {:?}: {why}", spec.name));
@@ -177,10 +183,10 @@ impl<'a> Answer<'a> {
     /// Gives the next output.
     pub fn give(&mut self, dtype: DType, shape: Shape, bytes: &[u8]) -> Result<(), RunError> {
         self.admit(dtype, &shape)?;
-        let name = || self.signature.outputs.get(self.placed.len()).map(|spec| spec.name.clone()).unwrap_or_default();
+        let name = self.next().map_or("", |(_, spec)| spec.name.as_str());
         let placed = self.slot.place(dtype, shape, &[bytes]).map_err(|error| match error {
             ArenaError::Full { needed, room } => {
-                RunError::TooLarge { name: name(), bytes: needed as u64, room: room as u64 }
+                RunError::TooLarge { name: name.into(), bytes: needed as u64, room: room as u64 }
             }
             other => RunError::Output(other.to_string()),
         })?;

@@ -4,6 +4,7 @@
 //! lie is told instead of an honest answer. The file of a model of format `echo` is such a script in TOML; an empty one is
 //! an honest engine.
 
+use std::os::fd::AsFd;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -12,10 +13,9 @@ use casemate_ipc::seqpacket::ChannelError;
 use casemate_ipc::tensor::{DType, Shape};
 use casemate_ipc::work::{Failure, FromWorker, MAX_DETAIL, Placed};
 use serde::Deserialize;
-use std::os::fd::AsFd;
 
 use super::contract::{RunError, ToFront};
-use super::shim::{self, Arg, Crash, ZERO};
+use super::shim::{self, Crash, ZERO};
 use crate::probe;
 
 /// One script.

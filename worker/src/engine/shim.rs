@@ -113,14 +113,14 @@ pub fn birth(number: i64, arguments: [Arg<'_>; 6]) -> i64 {
     let answer: i64;
     #[cfg(target_arch = "x86_64")]
     // SAFETY: the call itself touches no memory but what its arguments say, which `Arg` keeps alive. In a child, `rax` is
-    // zero, and it calls exit_group before anything else: neither our stack nor our code is used by it.
+    // zero, and it calls exit before anything else: neither our stack nor our code is used by it.
     unsafe {
         std::arch::asm!(
             "syscall",
             "test rax, rax",
             "jnz 2f",
             "mov edi, 0",
-            "mov eax, 231",
+            "mov eax, 60",
             "syscall",
             "2:",
             inlateout("rax") number => answer,
@@ -129,12 +129,12 @@ pub fn birth(number: i64, arguments: [Arg<'_>; 6]) -> i64 {
         )
     };
     #[cfg(target_arch = "aarch64")]
-    // SAFETY: as above; in a child `x0` is zero and it calls exit_group at once.
+    // SAFETY: as above; in a child `x0` is zero and it calls exit at once.
     unsafe {
         std::arch::asm!(
             "svc 0",
             "cbnz x0, 2f",
-            "mov x8, 94",
+            "mov x8, 93",
             "svc 0",
             "2:",
             inlateout("x0") a => answer,

@@ -77,7 +77,7 @@ enum RowError {
     NotAFile(&'static str),
     #[error("{} is larger than {} bytes", casemate_manifest::FILE, casemate_manifest::MAX_BYTES)]
     Size,
-    #[error("{}: {0}", casemate_manifest::FILE)]
+    #[error("{file}: {0}", file = casemate_manifest::FILE)]
     Manifest(#[from] ManifestError),
     #[error("{0}")]
     Folder(String),

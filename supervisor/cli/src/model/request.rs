@@ -54,22 +54,12 @@ impl<'a> Request<'a> {
 
 /// The line for a request of zeros, every free dimension 1.
 pub(crate) fn curl_zeros(url: &str, inputs: &[TensorSpec]) -> String {
-    let elements = |spec: &TensorSpec| spec.smallest().elements().unwrap_or(usize::MAX);
-    let spelt = inputs.iter().map(elements).fold(0, usize::saturating_add) <= MAX_SPELT;
+    let numbers = inputs.iter().map(elements).fold(0, usize::saturating_add);
     // The protocol's JSON has no half-precision numbers.
     let halves = inputs.iter().any(|spec| matches!(spec.dtype, DType::Fp16 | DType::Bf16));
-    let bytes = |spec: &TensorSpec| spec.smallest().bytes(spec.dtype).unwrap_or(0);
-    let input = |spec| {
-        let TensorSpec { name, dtype, .. } = spec;
-        let data = match dtype {
-            _ if !spelt || halves => Data::Parameters { binary_data_size: bytes(spec) },
-            DType::Bool => Data::Truths(vec![false; elements(spec)]),
-            _ => Data::Numbers(vec![0; elements(spec)]),
-        };
-        Input { name, shape: spec.smallest().dims().to_vec(), datatype: *dtype, data }
-    };
-    let request = Request { inputs: inputs.iter().map(input).collect() };
-    if spelt && !halves {
+    let binary = halves || numbers > MAX_SPELT;
+    let request = Request { inputs: inputs.iter().map(|spec| zeros(spec, binary)).collect() };
+    if !binary {
         return request.curl(url);
     }
     let head = request.to_json();
@@ -79,6 +69,25 @@ pub(crate) fn curl_zeros(url: &str, inputs: &[TensorSpec]) -> String {
          -H 'Content-Type: application/octet-stream' -H 'Inference-Header-Content-Length: {}' --data-binary @-",
         head.len()
     )
+}
+
+fn zeros(spec: &TensorSpec, binary: bool) -> Input<'_> {
+    let data = match spec.dtype {
+        _ if binary => Data::Parameters { binary_data_size: bytes(spec) },
+        DType::Bool => Data::Truths(vec![false; elements(spec)]),
+        _ => Data::Numbers(vec![0; elements(spec)]),
+    };
+    Input { name: &spec.name, shape: spec.smallest().dims().to_vec(), datatype: spec.dtype, data }
+}
+
+// The smallest tensor of a declaration has been checked to exist (`TensorSpec::new`), so neither of the two fails.
+
+fn elements(spec: &TensorSpec) -> usize {
+    spec.smallest().elements().unwrap_or(0)
+}
+
+fn bytes(spec: &TensorSpec) -> usize {
+    spec.smallest().bytes(spec.dtype).unwrap_or(0)
 }
 
 #[cfg(test)]

@@ -35,7 +35,7 @@ impl ModelHandle {
             last_exit: None,
             waived,
         };
-        metrics.model_state(&model, State::Starting.name());
+        metrics.model_state(&model, &State::Starting);
         Arc::new(Self { model, queue: Queue::new(queue), status: RwLock::new(status), metrics })
     }
 
@@ -55,7 +55,7 @@ impl ModelHandle {
     }
 
     pub(super) fn enter(&self, state: State) {
-        self.metrics.model_state(&self.model, state.name());
+        self.metrics.model_state(&self.model, &state);
         self.write(|s| s.state = state);
     }
 

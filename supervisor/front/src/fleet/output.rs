@@ -27,7 +27,7 @@ pub async fn drain(pipe: OwnedFd, model: ModelId, worker: WorkerId, bytes_per_se
         };
         let allowed = budget.take(read as u64, Instant::now());
         let kept = usize::try_from(allowed).unwrap_or(read).min(read);
-        metrics.worker_output(&model, kept as u64, (read - kept) as u64);
+        metrics.log_dropped(&model, (read - kept) as u64);
         for byte in chunk.iter().take(kept) {
             if *byte == b'\n' || line.len() >= LINE {
                 log(&model, worker, &mut line);

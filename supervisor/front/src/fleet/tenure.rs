@@ -160,12 +160,10 @@ impl Tenure {
     fn give(&mut self, flight: &mut Flight, jobs: Vec<Job>, declared: &Declared) -> Option<End> {
         let now = Instant::now();
         for job in &jobs {
-            self.metrics.waited(&self.handle.model, now.saturating_duration_since(job.queued()));
+            self.metrics.request_waited(&self.handle.model, now.saturating_duration_since(job.queued()));
         }
-        let rows = jobs.iter().map(Job::rows).sum::<Option<u64>>().unwrap_or(1);
         match flight.give(&self.link, jobs, &declared.signature) {
             Ok(()) => {
-                self.metrics.batch_given(&self.handle.model, rows);
                 self.handle.given(flight.given());
                 None
             }
@@ -198,8 +196,7 @@ impl Tenure {
     ) -> Option<End> {
         match message {
             Ok(FromWorker::Done { batch, outputs, run_us }) => {
-                self.metrics.ran(&self.handle.model, Duration::from_micros(run_us));
-                let end = self.done(batch, &outputs, flight, declared);
+                let end = self.done(batch, &outputs, run_us, flight, declared);
                 if end.is_none() {
                     answered();
                 }
@@ -227,10 +224,18 @@ impl Tenure {
         }
     }
 
-    fn done(&self, batch: BatchId, placed: &[Placed], flight: &mut Flight, declared: &Declared) -> Option<End> {
+    fn done(
+        &self,
+        batch: BatchId,
+        placed: &[Placed],
+        run_us: u64,
+        flight: &mut Flight,
+        declared: &Declared,
+    ) -> Option<End> {
         let Some(running) = flight.land(batch) else {
             return Some(wrong_batch(batch));
         };
+        self.metrics.batch_ran(&self.handle.model, running.rows.unwrap_or(1), Duration::from_micros(run_us));
         match sanitise::sanitise(&self.link.responses, running.slot, placed, declared, running.rows) {
             Ok(outputs) => match split::split(&running.jobs, &outputs) {
                 Some(parts) => {

@@ -31,7 +31,7 @@ pub async fn serve(listener: TcpListener, router: axum::Router, limits: &Limits,
     loop {
         tokio::select! {
             biased;
-            _ = stop.wait_for(|stop| *stop) => break,
+            () = stopped(&mut stop) => break,
             Some(_) = connections.join_next(), if !connections.is_empty() => {}
             // A full house leaves further ones in the kernel's queue.
             accepted = listener.accept(), if connections.len() < paces.connections => match accepted {
@@ -52,6 +52,11 @@ pub async fn serve(listener: TcpListener, router: axum::Router, limits: &Limits,
         tracing::warn!(connections = connections.len(), "requests were still running when their time to end was over");
     }
     connections.shutdown().await;
+}
+
+/// Once the server is told to stop, or nobody is left to tell it.
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    let _ = stop.wait_for(|stop| *stop).await;
 }
 
 /// The limits that apply here.
@@ -120,7 +125,7 @@ async fn converse(tcp: TcpStream, router: axum::Router, paces: Paces, mut stop: 
         .max_buf_size(READ_BUFFER.max(paces.header_bytes))
         .serve_connection(TokioIo::new(Paced { tcp, pace: pace.clone() }), service);
     let mut alarm = Box::pin(sleep_until(Instant::now() + paces.header));
-    let mut stopped = Box::pin(async move { stop.wait_for(|stop| *stop).await.is_ok() });
+    let mut stopped = Box::pin(async move { stopped(&mut stop).await });
     let mut stopping = false;
     let end = std::future::poll_fn(|cx| {
         if !stopping && stopped.as_mut().poll(cx).is_ready() {
@@ -128,8 +133,8 @@ async fn converse(tcp: TcpStream, router: axum::Router, paces: Paces, mut stop: 
             Pin::new(&mut connection).graceful_shutdown();
         }
         // First the connection, then the clock: what has arrived counts as in time.
-        if let Poll::Ready(result) = connection.poll_without_shutdown(cx) {
-            return Poll::Ready(End::Done(result.is_ok()));
+        if connection.poll_without_shutdown(cx).is_ready() {
+            return Poll::Ready(End::Done);
         }
         if stopping && pace.is_idle() {
             return Poll::Ready(End::Cut);
@@ -145,7 +150,7 @@ async fn converse(tcp: TcpStream, router: axum::Router, paces: Paces, mut stop: 
     })
     .await;
     match end {
-        End::Done(_) => linger(connection.into_parts().io.into_inner().tcp).await,
+        End::Done => linger(connection.into_parts().io.into_inner().tcp).await,
         End::Cut => tracing::debug!(pace = ?pace.phase(), "a connection was cut off"),
     }
 }
@@ -157,7 +162,7 @@ async fn answer(router: axum::Router, request: Request, pace: Pace) -> Result<Re
 }
 
 enum End {
-    Done(bool),
+    Done,
     Cut,
 }
 

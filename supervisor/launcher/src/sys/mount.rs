@@ -48,9 +48,8 @@ pub fn attach(mount: impl AsFd, at: &CStr) -> nix::Result<()> {
     const MOVE_MOUNT_F_EMPTY_PATH: u32 = 4;
     let (fd, empty) = (mount.as_fd().as_raw_fd(), c"".as_ptr());
     // SAFETY: the kernel reads both paths up to their ends and writes nothing.
-    let answer = unsafe {
-        libc::syscall(libc::SYS_move_mount, fd, empty, libc::AT_FDCWD, at.as_ptr(), MOVE_MOUNT_F_EMPTY_PATH)
-    };
+    let answer =
+        unsafe { libc::syscall(libc::SYS_move_mount, fd, empty, libc::AT_FDCWD, at.as_ptr(), MOVE_MOUNT_F_EMPTY_PATH) };
     Errno::result(answer).map(drop)
 }
 

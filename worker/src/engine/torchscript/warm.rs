@@ -70,7 +70,7 @@ fn every_family() -> Result<(), TchError> {
     let _ = Tensor::f_embedding(&weight, &ids, -1, false, false)?.f_argmax(-1, false)?;
     let _ = rows.f_topk(2, -1, true, true)?;
     let _ = rows.f_fft_rfft(None, -1, "backward")?;
-    let _ = weight.f_add(&Tensor::f_eye(16, float)?)?.f_linalg_inv()?;
+    let _ = Tensor::f_linalg_inv(&weight.f_add(&Tensor::f_eye(16, float)?)?)?;
     Ok(())
 }
 

@@ -1,0 +1,154 @@
+//! The demo against a launcher that only pretends: a shell script, with this test as its HTTP server.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, Output};
+use std::thread;
+use std::time::{Duration, Instant};
+
+const LAYERS: [&str; 11] = [
+    "resource-limits",
+    "user-namespace",
+    "namespaces",
+    "own-identity",
+    "no-new-privileges",
+    "non-dumpable",
+    "empty-root",
+    "no-capabilities",
+    "landlock",
+    "seccomp",
+    "descriptors",
+];
+
+/// Answers as a server whose model knows each of the samples, and whose worker lacks one layer.
+fn serve(lacks: &'static str) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            thread::spawn(move || while answer(stream.as_ref().unwrap(), lacks).is_some() {});
+        }
+    });
+    port
+}
+
+fn answer(mut stream: &TcpStream, lacks: &str) -> Option<()> {
+    let mut reader = BufReader::new(stream);
+    let (mut head, mut length) = (String::new(), 0);
+    loop {
+        let mut line = String::new();
+        if reader.read_line(&mut line).ok()? == 0 {
+            return None;
+        }
+        if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+            length = value.trim().parse().ok()?;
+        }
+        if line == "\r\n" {
+            break;
+        }
+        head += &line;
+    }
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body).ok()?;
+    let answer = if head.starts_with("POST /v2/models/digits/infer ") {
+        let digit = label(&body);
+        let scores: Vec<f64> = (0..10).map(|i| if i == digit { 0.91 } else { 0.01 }).collect();
+        serde_json::json!({ "outputs": [
+            { "name": "scores", "shape": [1, 10], "datatype": "FP32", "data": scores },
+            { "name": "digit", "shape": [1], "datatype": "INT64", "data": [digit] },
+        ] })
+    } else if head.starts_with("GET /casemate/v1/models/digits/versions/1 ") {
+        let cage = LAYERS
+            .map(|layer| serde_json::json!({ "layer": layer, "in_force": layer != lacks, "evidence": "Seccomp: 2" }));
+        serde_json::json!({ "worker": { "pid": 7, "cage": cage } })
+    } else {
+        assert!(head.starts_with("GET /v2/models/digits/ready "), "{head}");
+        serde_json::json!({})
+    };
+    let answer = answer.to_string();
+    write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{answer}", answer.len()).ok()
+}
+
+fn label(body: &[u8]) -> u64 {
+    let request: serde_json::Value = serde_json::from_slice(body).unwrap();
+    let input = &request["inputs"][0];
+    assert_eq!((&input["name"], &input["shape"]), (&"pixels".into(), &serde_json::json!([1, 64])));
+    let samples: serde_json::Value =
+        serde_json::from_str(include_str!("../../../packaging/demo/samples.json")).unwrap();
+    let sample = samples.as_array().unwrap().iter().find(|sample| sample["pixels"] == input["data"]);
+    sample.unwrap()["label"].as_u64().unwrap()
+}
+
+fn place(launcher: &str) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    fs::copy(env!("CARGO_BIN_EXE_casemate"), folder.path().join("casemate")).unwrap();
+    let script = folder.path().join("casemate-launcher");
+    fs::write(&script, format!("#!/bin/sh\n{launcher}\n")).unwrap();
+    fs::set_permissions(script, fs::Permissions::from_mode(0o755)).unwrap();
+    folder
+}
+
+fn demo(folder: &Path) -> (Output, String) {
+    let output =
+        Command::new(folder.join("casemate")).args(["demo", "--once"]).env("LC_ALL", "C.UTF-8").output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    (output, said)
+}
+
+/// Notes where the config lies, listens as told, and is there until it is ended.
+fn pretend(port: u16) -> String {
+    format!(
+        "cp \"$2\" \"${{0%/*}}/config\"; echo 'casemate: warming up' >&2\n\
+         echo 'casemate: listening on http://127.0.0.1:{port}' >&2\n\
+         trap 'echo ended > \"${{0%/*}}/ended\"; exit 0' TERM; while :; do sleep 0.05; done"
+    )
+}
+
+#[test]
+fn the_right_digit_in_a_whole_cage_is_0() {
+    let folder = place(&pretend(serve("")));
+    let (output, said) = demo(folder.path());
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert!(said.contains("The model says 8; its writer meant 8: right."), "{said}");
+    assert!(said.contains("20 of 20 right") && said.contains("✓   seccomp"), "{said}");
+    assert!(said.contains("curl -s http://127.0.0.1:"), "{said}");
+    assert!(folder.path().join("ended").exists(), "the launcher was not asked to end");
+    let config = fs::read_to_string(folder.path().join("config")).unwrap();
+    let store = config.lines().find_map(|line| line.strip_prefix("store = ")).unwrap();
+    assert!(!Path::new(store.trim_matches('"')).exists(), "the folder is still there");
+}
+
+#[test]
+fn a_missing_layer_is_1() {
+    let folder = place(&pretend(serve("seccomp")));
+    let (output, said) = demo(folder.path());
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("✗   seccomp") && said.contains("1 of 11 layers are not in force"), "{said}");
+}
+
+#[test]
+fn a_launcher_that_gives_up_is_69_with_its_words() {
+    let folder = place("printf 'casemate: no user namespaces \\033[2J\\n' >&2; exit 78");
+    let (output, said) = demo(folder.path());
+    assert_eq!(output.status.code(), Some(69), "{said}");
+    assert!(said.contains("exit code 78") && said.contains("no user namespaces \\u{1b}[2J"), "{said}");
+}
+
+#[test]
+fn a_termination_ends_the_launcher_too() {
+    let folder = place(&pretend(serve("")));
+    let mut child =
+        Command::new(folder.path().join("casemate")).arg("demo").stdout(std::process::Stdio::null()).spawn().unwrap();
+    let until = Instant::now() + Duration::from_secs(20);
+    while !folder.path().join("config").exists() && Instant::now() < until {
+        thread::sleep(Duration::from_millis(20));
+    }
+    thread::sleep(Duration::from_millis(300));
+    let pid = nix::unistd::Pid::from_raw(child.id().try_into().unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+    assert!(child.wait().unwrap().success());
+    assert!(folder.path().join("ended").exists());
+}

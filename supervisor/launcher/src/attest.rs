@@ -1,0 +1,245 @@
+//! Reads the layers of a worker's cage from outside: what the kernel says about that process, whatever it says itself.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+
+use casemate_ipc::layer::{Layer, Reading};
+use casemate_lockdown::{Stage, policy};
+use nix::unistd::{Pid, geteuid};
+
+use crate::jail::identity::Identity;
+use crate::jail::rlimit::{Ceilings, DESCRIPTORS};
+use crate::sys::process::borrow_descriptor;
+
+/// What the launcher gave a worker, to compare with.
+#[derive(Debug, Clone, Copy)]
+pub struct Subject {
+    /// Its process.
+    pub pid: Pid,
+    /// Who it is to be.
+    pub identity: Identity,
+    /// What it may use.
+    pub ceilings: Ceilings,
+    /// Whether it has namespaces of its own.
+    pub namespaces: bool,
+}
+
+/// One reading for each layer, in the order in which they are put on.
+pub fn read(subject: &Subject, pidfd: impl AsFd) -> Vec<Reading> {
+    let status = Status::of(&subject.pid.to_string());
+    let one = |layer| {
+        let (in_force, evidence) = match layer {
+            Layer::ResourceLimits => limits(subject),
+            Layer::UserNamespace => user_namespace(subject.pid),
+            Layer::Namespaces => namespaces(subject.pid),
+            Layer::OwnIdentity => own_identity(subject, &status),
+            Layer::NoNewPrivileges => no_new_privileges(&status),
+            Layer::NonDumpable => non_dumpable(subject.pid, &status),
+            Layer::EmptyRoot => empty_root(subject.pid),
+            Layer::NoCapabilities => no_capabilities(&status),
+            Layer::Landlock => landlock(&status),
+            Layer::Seccomp => seccomp(&status),
+            Layer::Descriptors => descriptors(&pidfd),
+        };
+        Reading { layer, in_force, evidence }
+    };
+    Layer::ALL.map(one).into()
+}
+
+/// A layer's state, and what was read.
+type Found = (bool, String);
+
+fn limits(subject: &Subject) -> Found {
+    let Ok(text) = fs::read_to_string(format!("/proc/{}/limits", subject.pid)) else { return unread("limits") };
+    let counted_alone = subject.namespaces || subject.identity.own().is_some();
+    let (mut holds, mut evidence) = (true, String::new());
+    for ceiling in subject.ceilings.list(counted_alone) {
+        let found = hard_limit(&text, ceiling.name);
+        holds &= found.is_some_and(|found| found <= ceiling.most);
+        let name = ceiling.name.trim_start_matches("Max ");
+        let found = found.map_or("unlimited".to_owned(), |found| found.to_string());
+        let _ = write!(evidence, "{}{name} {found}", if evidence.is_empty() { "" } else { ", " });
+    }
+    (holds, evidence)
+}
+
+/// The second number of a line `NAME  SOFT  HARD  UNIT`; nothing where it is unlimited.
+fn hard_limit(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    line.split_whitespace().nth(1)?.parse().ok()
+}
+
+fn user_namespace(pid: Pid) -> Found {
+    let map = fs::read_to_string(format!("/proc/{pid}/uid_map")).unwrap_or_default();
+    let map = map.split_whitespace().collect::<Vec<_>>().join(" ");
+    let (apart, mut evidence) = apart(pid, &["user"]);
+    let _ = write!(evidence, ", uid_map {map}");
+    (apart, evidence)
+}
+
+fn namespaces(pid: Pid) -> Found {
+    apart(pid, &["mnt", "pid", "net", "ipc", "uts", "cgroup"])
+}
+
+/// Whether all of these are others than the launcher's.
+fn apart(pid: Pid, kinds: &[&str]) -> Found {
+    let link = |who: &str, kind: &str| fs::read_link(format!("/proc/{who}/ns/{kind}")).ok();
+    let (mut holds, mut parts) = (true, Vec::new());
+    for kind in kinds {
+        let (theirs, ours) = (link(&pid.to_string(), kind), link("self", kind));
+        let other = theirs.is_some() && ours.is_some() && theirs != ours;
+        holds &= other;
+        let name = theirs.map_or(format!("{kind} cannot be read"), |path| path.to_string_lossy().into_owned());
+        parts.push(if other { name } else { format!("{name} (the launcher's)") });
+    }
+    (holds, parts.join(", "))
+}
+
+fn own_identity(subject: &Subject, status: &Status) -> Found {
+    let (uids, groups) = (status.words("Uid"), status.words("Groups"));
+    let Some(uid) = subject.identity.own() else {
+        let extra = if groups.is_empty() { String::new() } else { format!(" and groups {}", groups.join(" ")) };
+        return (false, format!("uid {}, shared with the launcher{extra}", geteuid()));
+    };
+    let text = uid.to_string();
+    let own = |words: &[String]| words.len() == 4 && words.iter().all(|word| *word == text);
+    let holds = own(&uids) && own(&status.words("Gid")) && groups.is_empty();
+    let others = count_processes_of(&text, subject.pid);
+    let shared = match others {
+        0 => "shared with nobody".to_owned(),
+        n => format!("shared with {n} other processes"),
+    };
+    let groups = if groups.is_empty() { "no other group".to_owned() } else { format!("groups {}", groups.join(" ")) };
+    (holds && others == 0, format!("uid {}, {shared}, {groups}", uids.first().unwrap_or(&text)))
+}
+
+/// Processes with that uid, one left out.
+fn count_processes_of(uid: &str, but: Pid) -> usize {
+    let Ok(entries) = fs::read_dir("/proc") else { return usize::MAX };
+    let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    let others = names.filter(|name| name.parse::<i32>().is_ok_and(|pid| pid != but.as_raw()));
+    others.filter(|name| Status::of(name).words("Uid").iter().any(|word| word == uid)).count()
+}
+
+fn no_new_privileges(status: &Status) -> Found {
+    (status.is("NoNewPrivs", "1"), status.said(&["NoNewPrivs"]))
+}
+
+/// The files in `/proc/PID` belong to the process's user, unless it is not dumpable: then to root.
+fn non_dumpable(pid: Pid, status: &Status) -> Found {
+    let owner = fs::metadata(format!("/proc/{pid}/environ")).map(|metadata| metadata.uid());
+    match (owner, status.words("Uid").get(1).and_then(|uid| uid.parse::<u32>().ok())) {
+        (Ok(owner), Some(uid)) => (owner != uid, format!("its /proc files belong to uid {owner}, it runs as {uid}")),
+        _ => unread("environ"),
+    }
+}
+
+fn empty_root(pid: Pid) -> Found {
+    let Ok(entries) = fs::read_dir(format!("/proc/{pid}/root/")) else { return unread("root") };
+    let entries = entries.count();
+    let mounts = fs::read_to_string(format!("/proc/{pid}/mountinfo")).map_or(0, |text| text.lines().count());
+    (entries == 0 && mounts == 1, format!("/ has {entries} entries, {mounts} mounts"))
+}
+
+fn no_capabilities(status: &Status) -> Found {
+    const SETS: [&str; 5] = ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"];
+    let empty = |set: &&str| status.words(set).first().is_some_and(|word| word.bytes().all(|byte| byte == b'0'));
+    if SETS.iter().all(empty) { (true, "all five sets 0".to_owned()) } else { (false, status.said(&SETS)) }
+}
+
+/// The kernel shows a Landlock domain to nobody outside. What can be seen is the serving filter; the worker's program
+/// installs it only with the proof of its domain in hand.
+fn landlock(status: &Status) -> Found {
+    let (sealed, filters) = seccomp(status);
+    let how =
+        "Landlock cannot be read from outside; the worker's program takes its domain on before the serving filter";
+    (sealed, format!("{how}; {filters}"))
+}
+
+fn seccomp(status: &Status) -> Found {
+    // The launcher's own filters, a container's for example, are inherited and count too.
+    let count = |status: &Status| status.words("Seccomp_filters").first().and_then(|word| word.parse::<usize>().ok());
+    let own = count(&Status::of("self")).unwrap_or(0);
+    let programs = |stage: &Stage| policy::filter(stage.name()).map_or(1, |filter| filter.programs().len());
+    let expected = own + Stage::ALL.iter().map(programs).sum::<usize>();
+    let found = count(status).unwrap_or(0);
+    let holds = status.is("Seccomp", "2") && found >= expected;
+    (holds, format!("{}, {found} filters of {expected}", status.said(&["Seccomp"])))
+}
+
+/// Every descriptor that it can have, by number: the limit on them was in force before its program began.
+fn descriptors(pidfd: impl AsFd) -> Found {
+    const ALLOWED: [i32; 4] = [0, 1, 2, 3];
+    let most = i32::try_from(DESCRIPTORS).unwrap_or(i32::MAX);
+    let mut open = Vec::new();
+    for number in 0..most {
+        match borrow_descriptor(&pidfd, number) {
+            Ok(_) => open.push(number),
+            Err(nix::errno::Errno::EBADF) => {}
+            Err(errno) => return (false, format!("its descriptors cannot be read: {errno}")),
+        }
+    }
+    let list: Vec<_> = open.iter().map(ToString::to_string).collect();
+    (open == ALLOWED, format!("fds {}", list.join(",")))
+}
+
+fn unread(what: &str) -> Found {
+    (false, format!("/proc/PID/{what} cannot be read"))
+}
+
+/// `/proc/PID/status`.
+struct Status(String);
+
+impl Status {
+    fn of(pid: &str) -> Self {
+        Self(fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default())
+    }
+
+    fn words(&self, key: &str) -> Vec<String> {
+        let line = self.0.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
+        line.unwrap_or_default().split_whitespace().map(str::to_owned).collect()
+    }
+
+    fn is(&self, key: &str, value: &str) -> bool {
+        self.words(key) == [value]
+    }
+
+    fn said(&self, keys: &[&str]) -> String {
+        let parts: Vec<_> = keys.iter().map(|key| format!("{key}: {}", self.words(key).join(" "))).collect();
+        parts.join(", ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_proc_are_read() {
+        let status = Status("Name:\tw\nUid:\t1\t2\t3\t4\nSeccomp:\t2\nSeccomp_filters:\t3\nGroups:\t \n".to_owned());
+        assert_eq!(status.words("Uid"), ["1", "2", "3", "4"]);
+        assert!(status.is("Seccomp", "2") && status.words("Groups").is_empty() && status.words("None").is_empty());
+        let limits = "Limit  Soft Limit  Hard Limit  Units\nMax open files  16  17  files\nMax data size  unlimited  \
+                      unlimited  bytes\n";
+        assert_eq!(hard_limit(limits, "Max open files"), Some(17));
+        assert_eq!(hard_limit(limits, "Max data size"), None);
+    }
+
+    /// A process without a cage must not look as if it had one.
+    #[test]
+    fn this_test_has_no_cage() {
+        let subject = Subject {
+            pid: Pid::this(),
+            identity: Identity::Own(1_879_100_001),
+            ceilings: Ceilings { threads: 1, memory_bytes: 64 << 20 },
+            namespaces: true,
+        };
+        let own = std::fs::File::open("/dev/null").unwrap();
+        for reading in read(&subject, &own) {
+            assert!(!reading.in_force || reading.layer == Layer::NoNewPrivileges, "{reading:?}");
+            assert!(!reading.evidence.is_empty());
+        }
+    }
+}

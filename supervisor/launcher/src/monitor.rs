@@ -1,0 +1,436 @@
+//! The launcher's one loop: requests in, ends of processes out.
+//!
+//! A front that asks what the table does not allow, or that dies, takes its workers with it: they were its own, and what it
+//! knew of them is gone. A fresh front starts with none.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use casemate_config::Config;
+use casemate_ipc::id::{ModelId, WorkerId};
+use casemate_ipc::launch::{LaunchReply, LaunchRequest};
+use casemate_ipc::seqpacket::{ChannelError, PacketBuffer};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::unistd::Pid;
+use thiserror::Error;
+
+use crate::attest::{self, Subject};
+use crate::front::{Front, FrontPlan};
+use crate::jail::identity::{Identity, Pool};
+use crate::log;
+use crate::permit::{Facts, Permits, Verdict};
+use crate::spawn::{Arenas, SpawnError, Spawned, Spawner};
+use crate::sys::process::send_signal;
+use crate::trace::{Circumstances, End, Ended, OutOfMemory, Tracer};
+
+/// The launcher at work.
+#[derive(Debug)]
+pub struct Monitor {
+    config: Config,
+    spawner: Spawner,
+    plan: FrontPlan,
+    signals: SignalFd,
+    tracer: Tracer,
+    permits: Permits,
+    pool: Pool,
+    memory: OutOfMemory,
+    workers: BTreeMap<WorkerId, Worker>,
+    next: u64,
+    front: Option<Serving>,
+    quick_deaths: u32,
+    again: Option<Instant>,
+    stopping: Option<Instant>,
+}
+
+/// A front, and which workers are its own.
+#[derive(Debug)]
+struct Serving {
+    front: Front,
+    first: u64,
+}
+
+#[derive(Debug)]
+struct Worker {
+    model: ModelId,
+    pid: Pid,
+    pidfd: OwnedFd,
+    subject: Subject,
+    asked: bool,
+}
+
+/// Why the launcher ends without being told to.
+#[derive(Debug, Error)]
+pub enum MonitorError {
+    /// A call of the loop itself.
+    #[error("{step}: {errno}")]
+    Call {
+        /// Which.
+        step: &'static str,
+        /// The kernel's answer.
+        errno: Errno,
+    },
+    /// Fronts die as soon as they live.
+    #[error("{QUICK_DEATHS_MAX} fronts in a row died within {} s of their start; their last lines say why", QUICK.as_secs())]
+    FrontKeepsDying,
+    /// The front did not end in order when it was told to.
+    #[error("the front did not stop in order: {0}")]
+    Disorder(&'static str),
+}
+
+/// What a front did that no front may do.
+struct Broken(String);
+
+/// A front that lives longer has not failed to start.
+const QUICK: Duration = Duration::from_secs(10);
+const QUICK_DEATHS_MAX: u32 = 5;
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// What a front has to end in beside the time for its requests.
+const GRACE: Duration = Duration::from_secs(5);
+/// How long a front may leave a reply in its socket's way.
+const UNREAD: u16 = 5_000;
+
+impl Monitor {
+    /// Blocks the signals that are read from a descriptor from here on.
+    pub fn new(config: Config, spawner: Spawner, plan: FrontPlan, as_root: bool) -> Result<Self, MonitorError> {
+        let fault = |step| move |errno| MonitorError::Call { step, errno };
+        let mut heard = SigSet::empty();
+        for signal in [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+            heard.add(signal);
+        }
+        heard.thread_block().map_err(fault("blocking signals"))?;
+        let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+        let signals = SignalFd::with_flags(&heard, flags).map_err(fault("signalfd"))?;
+        let mut memory = OutOfMemory::default();
+        memory.moved();
+        Ok(Self {
+            signals,
+            tracer: Tracer::default(),
+            permits: Permits::new(config.limits.starts_per_minute),
+            pool: Pool::new(as_root.then(|| config.identities.clone())),
+            memory,
+            workers: BTreeMap::new(),
+            next: 1,
+            front: None,
+            quick_deaths: 0,
+            again: Some(Instant::now()),
+            stopping: None,
+            config,
+            spawner,
+            plan,
+        })
+    }
+
+    /// Runs until a signal says stop and the front has ended.
+    pub fn run(mut self) -> Result<(), MonitorError> {
+        let mut buffer = PacketBuffer::default();
+        let ended = loop {
+            match self.turn(&mut buffer) {
+                Ok(false) => {}
+                Ok(true) => break Ok(()),
+                Err(error) => break Err(error),
+            }
+        };
+        // Whoever is left dies with the launcher anyway; like this their ends are its own doing.
+        self.kill_all();
+        ended
+    }
+
+    /// One turn of the loop; `true` when all is over.
+    fn turn(&mut self, buffer: &mut PacketBuffer) -> Result<bool, MonitorError> {
+        let (signalled, spoken) = self.wait()?;
+        if signalled {
+            self.hear_signals();
+        }
+        self.tracer.pump();
+        while let Some(ended) = self.tracer.next_ended() {
+            if self.front.as_ref().is_some_and(|serving| serving.front.pid == ended.pid) {
+                // What it still had to say is of no interest: its workers go with it.
+                if self.front_ended(ended)? {
+                    return Ok(true);
+                }
+            } else {
+                self.worker_ended(ended);
+            }
+        }
+        if spoken && let Err(Broken(why)) = self.hear_front(buffer) {
+            self.end_front(&why);
+        }
+        let now = Instant::now();
+        if self.stopping.is_some_and(|until| now >= until) {
+            return Err(MonitorError::Disorder("it took longer than limits.drain_ms allows"));
+        }
+        if self.again.is_some_and(|at| now >= at) {
+            self.again = None;
+            self.start_front()?;
+        }
+        Ok(false)
+    }
+
+    /// Waits for something to do: whether a signal came, and whether the front spoke.
+    fn wait(&self) -> Result<(bool, bool), MonitorError> {
+        let due = [self.stopping, self.again].into_iter().flatten().min();
+        let timeout = due.map_or(PollTimeout::NONE, |due| {
+            let left = due.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+            PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
+        });
+        let mut watched = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
+        if let Some(serving) = &self.front {
+            watched.push(PollFd::new(serving.front.channel.as_fd(), PollFlags::POLLIN));
+        }
+        match poll(&mut watched, timeout) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => return Err(MonitorError::Call { step: "poll", errno }),
+        }
+        let ready = |at: usize| watched.get(at).is_some_and(|fd| fd.any().unwrap_or(false));
+        Ok((ready(0), ready(1)))
+    }
+
+    fn hear_signals(&mut self) {
+        while let Ok(Some(heard)) = self.signals.read_signal() {
+            let number = heard.ssi_signo.cast_signed();
+            if number == libc::SIGCHLD {
+                continue;
+            }
+            log::info("stopping", &[("signal", &number)]);
+            // A second one means: now.
+            let patience = match self.stopping {
+                None => Duration::from_millis(self.config.limits.drain_ms) + GRACE,
+                Some(_) => Duration::ZERO,
+            };
+            self.stopping = Some(Instant::now() + patience);
+            match &self.front {
+                Some(serving) => drop(send_signal(&serving.front.pidfd, Signal::SIGTERM)),
+                // Between two fronts there is nobody to wait for.
+                None => self.again = Some(Instant::now()),
+            }
+        }
+    }
+
+    // === the front ===
+
+    fn start_front(&mut self) -> Result<(), MonitorError> {
+        if self.stopping.is_some() {
+            return Err(MonitorError::Disorder("there was none"));
+        }
+        match self.plan.start(&mut self.tracer) {
+            Ok(front) => {
+                log::info("front-started", &[("pid", &front.pid)]);
+                self.front = Some(Serving { front, first: self.next });
+                if let Err(Broken(why)) = self.send_catalogue() {
+                    self.end_front(&why);
+                }
+                Ok(())
+            }
+            Err(error) => {
+                log::error("front-not-started", &[("error", &error)]);
+                self.pause_front(Duration::ZERO)
+            }
+        }
+    }
+
+    fn send_catalogue(&self) -> Result<(), Broken> {
+        let models = self.spawner.store.models();
+        for model in models {
+            self.reply(&LaunchReply::Model { model: model.clone() }, &[])?;
+        }
+        let models = u32::try_from(models.len()).unwrap_or(u32::MAX);
+        self.reply(&LaunchReply::Catalogue { models, waived: self.spawner.host.missing.clone() }, &[])
+    }
+
+    /// Ends a front that broke the protocol.
+    fn end_front(&mut self, why: &str) {
+        if let Some(serving) = &self.front {
+            log::error("front-broken", &[("pid", &serving.front.pid), ("why", &why)]);
+            let _ = send_signal(&serving.front.pidfd, Signal::SIGKILL);
+        }
+        self.kill_workers();
+    }
+
+    /// The front is gone; `true` if that was the end of the whole server.
+    fn front_ended(&mut self, ended: Ended) -> Result<bool, MonitorError> {
+        let lived = self.front.take().map_or(Duration::ZERO, |serving| serving.front.born.elapsed());
+        self.kill_workers();
+        let in_order = ended.end == End::Code(0);
+        if self.stopping.is_some() {
+            let disorder = MonitorError::Disorder("it failed while it drained");
+            return if in_order { Ok(true) } else { Err(disorder) };
+        }
+        log::error(
+            "front-gone",
+            &[("pid", &ended.pid), ("how", &ended.cause(ALONE)), ("lived_ms", &lived.as_millis())],
+        );
+        self.pause_front(lived)?;
+        Ok(false)
+    }
+
+    /// Lets some time pass before the next front, the more the quicker the last ones died.
+    fn pause_front(&mut self, lived: Duration) -> Result<(), MonitorError> {
+        self.quick_deaths = if lived < QUICK { self.quick_deaths + 1 } else { 1 };
+        if self.quick_deaths >= QUICK_DEATHS_MAX {
+            return Err(MonitorError::FrontKeepsDying);
+        }
+        self.again = Some(Instant::now() + FIRST_PAUSE * 2_u32.pow(self.quick_deaths - 1));
+        Ok(())
+    }
+
+    fn hear_front(&mut self, buffer: &mut PacketBuffer) -> Result<(), Broken> {
+        // One request a turn, so that ends of processes are seen in between.
+        let Some(serving) = &self.front else { return Ok(()) };
+        match serving.front.channel.receive_with::<2>(buffer) {
+            Ok(Some((request, fds))) => self.obey(&request, fds),
+            // Its end comes next; and if it does not, a front that cannot be spoken to is none.
+            Ok(None) if self.stopping.is_some() => {
+                std::thread::sleep(Duration::from_millis(1));
+                Ok(())
+            }
+            Ok(None) => Err(Broken("it closed its channel".to_owned())),
+            Err(ChannelError::Socket(error)) if error.kind() == std::io::ErrorKind::WouldBlock => Ok(()),
+            Err(error) => Err(Broken(error.to_string())),
+        }
+    }
+
+    fn obey(&mut self, request: &LaunchRequest, fds: Vec<OwnedFd>) -> Result<(), Broken> {
+        let now = Instant::now();
+        let facts = self.facts(request, fds.len());
+        match (self.permits.judge(request, facts, now), request) {
+            (Verdict::Broken(why), _) => Err(Broken(why.to_owned())),
+            (Verdict::Allowed, LaunchRequest::Start { model }) => self.start_worker(model, fds, now),
+            (Verdict::Allowed, LaunchRequest::Kill { worker }) => {
+                // One that is gone has had its `Exited` already.
+                self.kill_worker(*worker);
+                Ok(())
+            }
+            (Verdict::Allowed, LaunchRequest::Attest { worker }) => {
+                let readings = self.workers.get(worker).map_or_else(Vec::new, |w| attest::read(&w.subject, &w.pidfd));
+                self.reply(&LaunchReply::Attested { worker: *worker, readings }, &[])
+            }
+            (Verdict::NotNow(why), LaunchRequest::Start { model }) => self.refuse(model, why.to_owned(), true),
+            (Verdict::NotNow(_), _) => Ok(()),
+        }
+    }
+
+    fn facts(&self, request: &LaunchRequest, descriptors: usize) -> Facts {
+        let model = match request {
+            LaunchRequest::Start { model } => Some(model),
+            LaunchRequest::Kill { .. } | LaunchRequest::Attest { .. } => None,
+        };
+        let given = self.front.as_ref().map_or(0..0, |serving| serving.first..self.next);
+        Facts {
+            descriptors,
+            stopping: self.stopping.is_some(),
+            model_known: model.is_some_and(|model| self.spawner.store.models().contains(model)),
+            workers: self.workers.values().filter(|worker| Some(&worker.model) == model).count(),
+            worker_given: match request {
+                LaunchRequest::Kill { worker } | LaunchRequest::Attest { worker } => given.contains(&worker.0),
+                LaunchRequest::Start { .. } => false,
+            },
+        }
+    }
+
+    /// Sends a reply. A front that leaves its replies unread for seconds is not one that works.
+    fn reply(&self, reply: &LaunchReply, fds: &[std::os::fd::BorrowedFd<'_>]) -> Result<(), Broken> {
+        let Some(serving) = &self.front else { return Ok(()) };
+        let channel = &serving.front.channel;
+        loop {
+            match channel.send_with(reply, fds) {
+                Ok(()) => return Ok(()),
+                Err(ChannelError::Socket(error)) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(Broken(format!("it cannot be answered: {error}"))),
+            }
+            let mut room = [PollFd::new(channel.as_fd(), PollFlags::POLLOUT)];
+            if poll(&mut room, UNREAD) == Ok(0) {
+                return Err(Broken("it does not read its replies".to_owned()));
+            }
+        }
+    }
+
+    fn refuse(&self, model: &ModelId, reason: String, retry: bool) -> Result<(), Broken> {
+        log::warn("start-refused", &[("model", model), ("reason", &reason), ("retry", &retry)]);
+        self.reply(&LaunchReply::Refused { model: model.clone(), reason, retry }, &[])
+    }
+
+    // === workers ===
+
+    fn start_worker(&mut self, model: &ModelId, fds: Vec<OwnedFd>, asked: Instant) -> Result<(), Broken> {
+        let arenas = Arenas::check(fds, &self.config).map_err(|error| Broken(format!("an arena: {error}")))?;
+        let Some(identity) = self.pool.take() else {
+            return self.refuse(model, "every uid of sandbox.worker_uid_count is in use".to_owned(), true);
+        };
+        let worker = WorkerId(self.next);
+        self.memory.moved();
+        match self.spawner.spawn(&self.config, (model, worker), identity, &arenas, &mut self.tracer) {
+            Ok(spawned) => self.started(model, worker, identity, spawned, asked),
+            Err(error) => {
+                self.pool.give_back(identity);
+                let retry = SpawnError::passes(&error);
+                self.refuse(model, error.to_string(), retry)
+            }
+        }
+    }
+
+    fn started(
+        &mut self,
+        model: &ModelId,
+        worker: WorkerId,
+        identity: Identity,
+        spawned: Spawned,
+        asked: Instant,
+    ) -> Result<(), Broken> {
+        self.next += 1;
+        let Spawned { pid, pidfd, ceilings, channel, log } = spawned;
+        let namespaces = !self.spawner.host.lacks(casemate_ipc::layer::Waiver::Namespaces);
+        let subject = Subject { pid, identity, ceilings, namespaces };
+        self.workers.insert(worker, Worker { model: model.clone(), pid, pidfd, subject, asked: false });
+        let spawn_us = u64::try_from(asked.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let uid = identity.own().map_or("shared".to_owned(), |uid| uid.to_string());
+        let fields: [(&str, &dyn std::fmt::Display); 5] =
+            [("worker", &worker), ("model", model), ("pid", &pid), ("uid", &uid), ("us", &spawn_us)];
+        log::info("worker-started", &fields);
+        let pid = pid.as_raw().unsigned_abs();
+        let reply = LaunchReply::Started { model: model.clone(), worker, pid, spawn_us };
+        self.reply(&reply, &[channel.as_fd(), log.as_fd()])
+    }
+
+    fn worker_ended(&mut self, ended: Ended) {
+        // A child that never became a worker has nobody who waits for it.
+        let Some(id) = self.workers.iter().find(|(_, w)| w.pid == ended.pid).map(|(id, _)| *id) else { return };
+        let Some(worker) = self.workers.remove(&id) else { return };
+        self.pool.give_back(worker.subject.identity);
+        let cause = ended.cause(Circumstances { asked: worker.asked, out_of_memory: self.memory.moved() });
+        log::info("worker-gone", &[("worker", &id), ("model", &worker.model), ("how", &cause)]);
+        // A worker of an earlier front is none of this one's.
+        if self.front.as_ref().is_some_and(|serving| id.0 >= serving.first)
+            && let Err(Broken(why)) = self.reply(&LaunchReply::Exited { worker: id, cause }, &[])
+        {
+            self.end_front(&why);
+        }
+    }
+
+    fn kill_worker(&mut self, id: WorkerId) {
+        if let Some(worker) = self.workers.get_mut(&id) {
+            worker.asked = true;
+            let _ = send_signal(&worker.pidfd, Signal::SIGKILL);
+        }
+    }
+
+    fn kill_workers(&mut self) {
+        let ids: Vec<_> = self.workers.keys().copied().collect();
+        for id in ids {
+            self.kill_worker(id);
+        }
+    }
+
+    fn kill_all(&mut self) {
+        if let Some(serving) = &self.front {
+            let _ = send_signal(&serving.front.pidfd, Signal::SIGKILL);
+        }
+        self.kill_workers();
+    }
+}
+
+/// For the log of a front's end, which nobody asks for.
+const ALONE: Circumstances = Circumstances { asked: false, out_of_memory: false };

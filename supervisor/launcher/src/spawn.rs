@@ -1,0 +1,189 @@
+//! Starts a worker: its descriptors, its jail, its program.
+
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+
+use casemate_config::Config;
+use casemate_ipc::frame::{self, FrameError};
+use casemate_ipc::id::{ModelId, WorkerId};
+use casemate_ipc::launch::{Geometry, Grant};
+use casemate_ipc::layer::Waiver;
+use casemate_ipc::seqpacket;
+use casemate_ipc::shm::seal::{self, SealError, Sealing};
+use casemate_ipc::work::{FromWorker, ToWorker};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::unistd::{Pid, pipe2};
+use thiserror::Error;
+
+use crate::fork::{self, BirthError};
+use crate::host::Host;
+use crate::jail::identity::Identity;
+use crate::jail::rlimit::Ceilings;
+use crate::jail::{Jail, namespaces};
+use crate::library::Library;
+use crate::models::{Store, StoreError};
+use crate::program::Program;
+use crate::trace::Tracer;
+
+/// Everything that workers are made of.
+#[derive(Debug)]
+pub struct Spawner {
+    /// Their program.
+    pub program: Program,
+    /// The files it needs.
+    pub library: Library,
+    /// What this host can give.
+    pub host: Host,
+    /// Their models.
+    pub store: Store,
+}
+
+/// A worker that runs.
+#[derive(Debug)]
+pub struct Spawned {
+    /// Its process.
+    pub pid: Pid,
+    /// The same, to send it signals.
+    pub pidfd: OwnedFd,
+    /// What it may use.
+    pub ceilings: Ceilings,
+    /// The front's end of its channel.
+    pub channel: OwnedFd,
+    /// The end of its log pipe that is read.
+    pub log: OwnedFd,
+}
+
+/// The arenas that a front made for a worker, looked at: what they promise holds, whoever made them.
+#[derive(Debug)]
+pub struct Arenas {
+    requests: OwnedFd,
+    responses: OwnedFd,
+}
+
+/// Why there is no worker.
+#[derive(Debug, Error)]
+pub enum SpawnError {
+    /// The model's files.
+    #[error(transparent)]
+    Model(#[from] StoreError),
+    /// What it was to be born with.
+    #[error("{what}: {source}")]
+    Descriptor {
+        /// Which.
+        what: &'static str,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// Its grant.
+    #[error("grant: {0}")]
+    Grant(#[from] FrameError),
+    /// Its grant's memory.
+    #[error("grant: {0}")]
+    Memory(#[from] SealError),
+    /// Its process or its jail.
+    #[error(transparent)]
+    Birth(#[from] BirthError),
+}
+
+impl Arenas {
+    /// Proves that two descriptors are the arenas of this config.
+    pub fn check(fds: Vec<OwnedFd>, config: &Config) -> Result<Self, SealError> {
+        let exact = |fd: &OwnedFd, sealing, geometry: Geometry| {
+            let expected = geometry.bytes().ok_or(SealError::TooLong(u64::MAX))? as u64;
+            match seal::check(fd, sealing)? {
+                found if found == expected => Ok(()),
+                found => Err(SealError::Length { found, expected }),
+            }
+        };
+        let none = SealError::Length { found: 0, expected: 2 };
+        let [requests, responses] = <[OwnedFd; 2]>::try_from(fds).map_err(|_| none)?;
+        exact(&requests, Sealing::FixedReadOnly, config.requests())?;
+        exact(&responses, Sealing::Fixed, config.responses())?;
+        Ok(Self { requests, responses })
+    }
+}
+
+impl Spawner {
+    /// Starts one worker and waits until its program runs.
+    pub fn spawn(
+        &self,
+        config: &Config,
+        (model, worker): (&ModelId, WorkerId),
+        identity: Identity,
+        arenas: &Arenas,
+        tracer: &mut Tracer,
+    ) -> Result<Spawned, SpawnError> {
+        let files = self.store.files(model)?;
+        let settings = config.model(&model.name);
+        let ceilings = Ceilings { threads: settings.threads, memory_bytes: settings.memory_bytes };
+        let grant = Grant {
+            model: model.clone(),
+            worker,
+            threads: settings.threads,
+            requests: config.requests(),
+            responses: config.responses(),
+            // Only what is really missing: what this host has, the worker must put on.
+            waived: self.host.missing.clone(),
+        };
+        let grant = seal::freeze("casemate-grant", &*frame::encode(&grant)?, frame::MAX_FRAME as u64)?;
+        let failed = |what| move |source| SpawnError::Descriptor { what, source };
+        let (front, channel) = seqpacket::pair::<ToWorker, FromWorker>().map_err(failed("channel"))?;
+        let (log, write) = pipe2(OFlag::O_CLOEXEC).map_err(|errno| failed("log pipe")(errno.into()))?;
+        // A worker must not hang because nobody reads what it prints; what does not fit is lost.
+        let nonblocking = fcntl(&write, FcntlArg::F_SETFL(OFlag::O_NONBLOCK));
+        nonblocking.map_err(|errno| failed("log pipe")(errno.into()))?;
+        let null = File::open("/dev/null").map_err(failed("/dev/null"))?;
+        let channel = channel.into_socket();
+        let descriptors = [
+            null.as_fd(),
+            write.as_fd(),
+            write.as_fd(),
+            channel.as_fd(),
+            arenas.requests.as_fd(),
+            arenas.responses.as_fd(),
+            files.model.as_fd(),
+            files.manifest.as_fd(),
+            grant.as_fd(),
+        ];
+        let namespaces = !self.host.lacks(Waiver::Namespaces);
+        let jail = Jail { library: &self.library, namespaces, identity, ceilings, descriptors: &descriptors };
+        let (pid, pidfd) = self.birth(&jail, tracer)?;
+        Ok(Spawned { pid, pidfd, ceilings, channel: front.into_socket(), log })
+    }
+
+    fn birth(&self, jail: &Jail<'_>, tracer: &mut Tracer) -> Result<(Pid, OwnedFd), BirthError> {
+        let mut child =
+            fork::fork(jail.flags(), |gate| match jail.enter(gate).and_then(|()| jail.exec(&self.program)) {
+                Err(failure) => failure,
+                Ok(never) => match never {},
+            })?;
+        tracer.watch(child.pid);
+        let started = child.ready().and_then(|()| {
+            if jail.namespaces {
+                namespaces::map(child.pid, jail.identity).map_err(BirthError::Identity)?;
+            }
+            tracer.trace(child.pid);
+            child.run(|| tracer.pump())
+        });
+        match started {
+            Ok(()) => Ok((child.pid, child.pidfd)),
+            Err(error) => {
+                child.abandon();
+                Err(error)
+            }
+        }
+    }
+}
+
+impl SpawnError {
+    /// Whether a later try could end otherwise.
+    pub fn passes(&self) -> bool {
+        match self {
+            Self::Birth(error) => error.passes(),
+            Self::Descriptor { .. } | Self::Memory(_) => true,
+            // Somebody may be copying the model's files right now; but a worker that cannot have them is not better off
+            // for asking again and again.
+            Self::Model(_) | Self::Grant(_) => false,
+        }
+    }
+}

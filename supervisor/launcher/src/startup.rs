@@ -1,0 +1,223 @@
+//! From a command line to a launcher at work. Everything is checked before anything is opened to anybody.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use casemate_config::{Config, ConfigError};
+use casemate_ipc::shm::seal::{self, SealError};
+use nix::errno::Errno;
+use nix::sys::prctl::{set_dumpable, set_no_new_privs};
+use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::stat::{Mode, umask};
+use nix::unistd::{chdir, setgroups};
+use thiserror::Error;
+
+use crate::front::FrontPlan;
+use crate::host::{self, HostError};
+use crate::library::{Library, LibraryError};
+use crate::listen::{self, BindError};
+use crate::log;
+use crate::models::{Store, StoreError};
+use crate::monitor::{Monitor, MonitorError};
+use crate::owner::{Owner, OwnerError};
+use crate::program::{Program, ProgramError};
+use crate::spawn::Spawner;
+use crate::sys::process::{clear_environment, close_from};
+
+/// What the command line asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Arguments {
+    /// The config file.
+    pub config: PathBuf,
+    /// Check everything, start nothing.
+    pub check: bool,
+}
+
+/// Why the launcher does not start, or does not go on.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// The command line.
+    #[error("usage: casemate-launcher --config FILE [--check]")]
+    Usage,
+    /// The launcher could not make itself safe.
+    #[error("{step}: {errno}")]
+    Own {
+        /// Which call.
+        step: &'static str,
+        /// The kernel's answer.
+        errno: Errno,
+    },
+    /// The config cannot be read.
+    #[error("{}: {source}", path.display())]
+    Read {
+        /// Which file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Somebody else could have written it.
+    #[error(transparent)]
+    Owner(#[from] OwnerError),
+    /// The config says what it must not.
+    #[error("{}: {source}", path.display())]
+    Config {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: ConfigError,
+    },
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A program of the house.
+    #[error(transparent)]
+    Program(#[from] ProgramError),
+    /// The worker's libraries.
+    #[error(transparent)]
+    Library(#[from] LibraryError),
+    /// The host.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// The config's copy for the front.
+    #[error("config: {0}")]
+    Copy(#[from] SealError),
+    /// The public socket.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The loop.
+    #[error(transparent)]
+    Monitor(#[from] MonitorError),
+}
+
+/// All that is checked before a socket is opened.
+#[derive(Debug)]
+pub struct Ready {
+    config: Config,
+    text: String,
+    owner: Owner,
+    front: Program,
+    spawner: Spawner,
+}
+
+/// Bytes of a config file.
+const CONFIG_MAX: u64 = 1 << 20;
+
+/// Reads the command line.
+pub fn arguments(words: impl Iterator<Item = OsString>) -> Result<Arguments, StartError> {
+    let (mut config, mut check) = (None, false);
+    let mut words = words.skip(1);
+    while let Some(word) = words.next() {
+        match word.to_str() {
+            Some("--check") => check = true,
+            Some("--config") if config.is_none() => config = words.next().map(PathBuf::from),
+            _ => return Err(StartError::Usage),
+        }
+    }
+    let config = config.and_then(|path| std::path::absolute(path).ok()).ok_or(StartError::Usage)?;
+    Ok(Arguments { config, check })
+}
+
+/// Makes this process one that nobody can look into and that inherits nothing. First thing in `main`.
+pub fn harden() -> Result<(), StartError> {
+    let own = |step| move |errno| StartError::Own { step, errno };
+    close_from(3).map_err(own("closing descriptors"))?;
+    clear_environment().map_err(own("clearing the environment"))?;
+    umask(Mode::from_bits_truncate(0o022));
+    chdir("/").map_err(own("chdir"))?;
+    set_dumpable(false).map_err(own("non-dumpable"))?;
+    setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(own("core limit"))?;
+    // It changes users by capabilities that it has, and starts no program that is to have more. All children inherit it.
+    set_no_new_privs().map_err(own("no_new_privs"))?;
+    if Owner::current().is_root() {
+        // A worker cannot drop a group inside its user namespace, so there must be none to begin with.
+        setgroups(&[]).map_err(own("setgroups"))?;
+    }
+    Ok(())
+}
+
+/// Checks everything.
+pub fn prepare(path: &Path, owner: Owner) -> Result<Ready, StartError> {
+    let text = read_config(path, owner)?;
+    let config = Config::parse(&text).map_err(|source| StartError::Config { path: path.to_path_buf(), source })?;
+    let store = Store::open(&config, owner)?;
+    let (program, front) = (Program::beside("casemate-worker", owner)?, Program::beside("casemate-front", owner)?);
+    let library = Library::of(program.path())?;
+    let host = host::probe(&config, owner, &library)?;
+    for waiver in &host.missing {
+        log::warn("layer-missing", &[("layer", waiver), ("accepted", &"sandbox.accept_missing")]);
+    }
+    for model in store.models() {
+        // Not the end of the others: its own start says no, and the front tells who asks for it.
+        if let Err(error) = store.check(model) {
+            log::error("model-unusable", &[("model", model), ("error", &error)]);
+        }
+    }
+    if store.models().is_empty() {
+        log::warn("store-empty", &[("store", &config.store().display())]);
+    }
+    Ok(Ready { config, text, owner, front, spawner: Spawner { program, library, host, store } })
+}
+
+impl Ready {
+    /// Binds, starts the front, and works until told to stop.
+    pub fn serve(self) -> Result<(), StartError> {
+        let Self { config, text, owner, front, spawner } = self;
+        let text = seal::freeze("casemate-config", text.as_bytes(), CONFIG_MAX)?;
+        let listener = listen::bind_and_listen(config.inference)?;
+        log::listening(listener.address);
+        let plan = FrontPlan::new(front, listener, text, &config, owner.is_root());
+        Ok(Monitor::new(config, spawner, plan, owner.is_root())?.run()?)
+    }
+}
+
+impl StartError {
+    /// The exit code, after `sysexits.h`.
+    pub const fn code(&self) -> u8 {
+        const USAGE: u8 = 64;
+        const SOFTWARE: u8 = 70;
+        const OS: u8 = 71;
+        const CONFIG: u8 = 78;
+        match self {
+            Self::Usage => USAGE,
+            Self::Monitor(_) => SOFTWARE,
+            Self::Own { .. } | Self::Copy(_) | Self::Bind(_) => OS,
+            Self::Read { .. }
+            | Self::Owner(_)
+            | Self::Config { .. }
+            | Self::Store(_)
+            | Self::Program(_)
+            | Self::Library(_)
+            | Self::Host(_) => CONFIG,
+        }
+    }
+}
+
+fn read_config(path: &Path, owner: Owner) -> Result<String, StartError> {
+    let read = |source| StartError::Read { path: path.to_path_buf(), source };
+    let file = File::open(path).map_err(read)?;
+    owner.check(path, &file)?;
+    let mut text = String::new();
+    file.take(CONFIG_MAX).read_to_string(&mut text).map_err(read)?;
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(words: &[&str]) -> Option<Arguments> {
+        arguments(words.iter().map(OsString::from)).ok()
+    }
+
+    #[test]
+    fn the_command_line_is_small() {
+        let parsed = parse(&["l", "--config", "/a/b.toml", "--check"]).unwrap();
+        assert_eq!(parsed, Arguments { config: "/a/b.toml".into(), check: true });
+        assert!(!parse(&["l", "--config", "/a"]).unwrap().check);
+        for bad in [&["l"][..], &["l", "--config"], &["l", "/a"], &["l", "--config", "/a", "--config", "/b"]] {
+            assert_eq!(parse(bad), None, "{bad:?}");
+        }
+    }
+}

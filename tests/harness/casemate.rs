@@ -1,0 +1,342 @@
+//! A whole Casemate: its store, its config, its launcher, its log.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use crate::client::{self, Answer};
+
+/// What a test wants served, before it runs.
+#[derive(Debug)]
+pub struct Setup {
+    folder: tempfile::TempDir,
+    config: String,
+    limits: String,
+    user: Option<u32>,
+    waived: Vec<&'static str>,
+}
+
+/// A running Casemate; ended when dropped.
+#[derive(Debug)]
+pub struct Casemate {
+    launcher: Child,
+    /// Where it listens.
+    pub address: SocketAddr,
+    log: Arc<Mutex<String>>,
+    _folder: tempfile::TempDir,
+}
+
+/// The ordinary user that tests run as where they are root.
+pub const ORDINARY: u32 = 54_321;
+
+/// Whether this test run is root.
+pub fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}
+
+/// A program of this build.
+pub fn program(name: &str) -> PathBuf {
+    let test = std::env::current_exe().expect("a test knows its own path");
+    let folder = test.ancestors().nth(2).expect("tests lie in target/PROFILE/deps");
+    let program = folder.join(name);
+    assert!(program.exists(), "{} is missing; run the tests by `cargo xtask test`", program.display());
+    program
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Setup {
+    /// An empty store.
+    pub fn new() -> Self {
+        let folder = tempfile::Builder::new().prefix("casemate-test-").tempdir().expect("a temporary folder");
+        // 0755: the workers of a root launcher are other users, and must not need more than the launcher opens for them.
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).expect("chmod");
+        fs::create_dir(folder.path().join("store")).expect("mkdir");
+        let waived = if is_root() { vec![] } else { vec!["own-identity"] };
+        Self { folder, config: String::new(), limits: String::new(), user: None, waived }
+    }
+
+    /// Runs as an ordinary user, with the waiver that this takes.
+    pub fn as_user(mut self) -> Self {
+        if is_root() {
+            self.user = Some(ORDINARY);
+        }
+        self.waived = vec!["own-identity"];
+        self
+    }
+
+    /// Names the layers to go without.
+    pub fn waive(mut self, waived: &[&'static str]) -> Self {
+        self.waived = waived.to_vec();
+        self
+    }
+
+    /// Lines for the config: tables of their own.
+    pub fn config(mut self, lines: &str) -> Self {
+        self.config += lines;
+        self.config += "\n";
+        self
+    }
+
+    /// One limit.
+    pub fn limit(mut self, name: &str, value: u64) -> Self {
+        self.limits += &format!("{name} = {value}\n");
+        self
+    }
+
+    /// Puts a model in the store: a file, and a manifest from declarations like `x:f32[-1,4]`; `extra` ends it.
+    pub fn model(self, name: &str, bytes: &[u8], inputs: &[&str], outputs: &[&str], extra: &str) -> Self {
+        self.version(name, "1", "torchscript", bytes, inputs, outputs, extra)
+    }
+
+    /// The usual shape of the test models: `x:f32[-1,4]` to `y:f32[-1,4]`, two seconds to answer.
+    pub fn simple(self, name: &str, bytes: &[u8]) -> Self {
+        self.model(name, bytes, &["x:FP32[-1,4]"], &["y:FP32[-1,4]"], "[limits]\ndeadline_ms = 5000")
+    }
+
+    /// A worker without libtorch that does what a script says.
+    pub fn echo(self, name: &str, script: &str) -> Self {
+        let (input, output) = (&["x:FP32[-1,4]"], &["y:FP32[-1,4]"]);
+        self.version(name, "1", "echo", script.as_bytes(), input, output, "[limits]\ndeadline_ms = 2000")
+    }
+
+    /// The long form.
+    #[expect(clippy::too_many_arguments, reason = "the fields of one manifest, written where a test reads them")]
+    pub fn version(
+        self,
+        name: &str,
+        version: &str,
+        format: &str,
+        bytes: &[u8],
+        inputs: &[&str],
+        outputs: &[&str],
+        extra: &str,
+    ) -> Self {
+        let folder = self.store().join(name).join(version);
+        fs::create_dir_all(&folder).expect("mkdir");
+        let digest: String = Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect();
+        let mut manifest = format!("format = \"{format}\"\nsha256 = \"{digest}\"\n");
+        for (table, specs) in [("input", inputs), ("output", outputs)] {
+            for spec in specs {
+                let (name, rest) = spec.split_once(':').expect("NAME:DTYPE[DIMS]");
+                let (dtype, shape) = rest.split_at(rest.find('[').expect("dims"));
+                manifest += &format!("[[{table}]]\nname = \"{name}\"\ndtype = \"{dtype}\"\nshape = {shape}\n");
+            }
+        }
+        manifest += extra;
+        fs::write(folder.join("model.pt"), bytes).expect("write");
+        fs::write(folder.join("model.toml"), manifest).expect("write");
+        self
+    }
+
+    /// The store's folder.
+    pub fn store(&self) -> PathBuf {
+        self.folder.path().join("store")
+    }
+
+    /// The folder that store and config lie in.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    fn write_config(&self) -> PathBuf {
+        let store = self.store();
+        let waived: Vec<String> = self.waived.iter().map(|w| format!("\"{w}\"")).collect();
+        let text = format!(
+            "store = \"{}\"\n{}\n[listen]\ninference = \"127.0.0.1:0\"\n[sandbox]\naccept_missing = [{}]\n[limits]\n{}\n",
+            store.display(),
+            "",
+            waived.join(", "),
+            self.limits
+        );
+        let path = self.folder.path().join("casemate.toml");
+        fs::write(&path, text + &self.config).expect("write");
+        if let Some(user) = self.user {
+            give(self.folder.path(), user);
+        }
+        path
+    }
+
+    fn command(&self, config: &Path) -> Command {
+        let mut command = Command::new(program("casemate-launcher"));
+        command.arg("--config").arg(config).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        if let Some(user) = self.user {
+            command.uid(user).gid(user);
+        }
+        command
+    }
+
+    /// Starts it and waits until it listens.
+    pub fn start(self) -> Casemate {
+        let config = self.write_config();
+        let mut launcher = self.command(&config).spawn().expect("casemate-launcher starts");
+        let log = Arc::new(Mutex::new(String::new()));
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let lines = BufReader::new(launcher.stderr.take().expect("stderr is a pipe"));
+        let kept = Arc::clone(&log);
+        std::thread::spawn(move || {
+            for line in lines.lines().map_while(Result::ok) {
+                if let Some(address) = line.strip_prefix("casemate: listening on http://") {
+                    let _ = sender.send(address.trim().parse::<SocketAddr>());
+                }
+                let mut kept = kept.lock().expect("no test panics while it holds the log");
+                kept.push_str(&line);
+                kept.push('\n');
+            }
+        });
+        let address = match receiver.recv_timeout(Duration::from_secs(30)) {
+            Ok(Ok(address)) => address,
+            other => {
+                let _ = launcher.kill();
+                panic!("no listening line: {other:?}\n{}", log.lock().expect("log"));
+            }
+        };
+        Casemate { launcher, address, log, _folder: self.folder }
+    }
+
+    /// Starts it and waits until every model is ready or given up.
+    pub fn serve(self) -> Casemate {
+        let casemate = self.start();
+        casemate.wait_until("ready", Duration::from_secs(90), || {
+            client::send(casemate.address, "GET", "/v2/health/ready", &[], b"").is_ok_and(|a| a.status == 200)
+        });
+        casemate
+    }
+
+    /// Runs a launcher that is expected to refuse; its exit code and what it says.
+    pub fn refused(self) -> (Option<i32>, String) {
+        let config = self.write_config();
+        let output = self.command(&config).output().expect("casemate-launcher starts");
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    }
+}
+
+impl Casemate {
+    /// One request.
+    pub fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+        client::send(self.address, method, path, headers, body).unwrap_or_else(|e| panic!("{e}\n{}", self.log()))
+    }
+
+    /// `GET`.
+    pub fn get(&self, path: &str) -> Answer {
+        self.send("GET", path, &[], b"")
+    }
+
+    /// An inference as JSON.
+    pub fn infer(&self, model: &str, body: &Value) -> Answer {
+        let body = body.to_string();
+        self.send("POST", &format!("/v2/models/{model}/infer"), &[("content-type", "application/json")], body.as_bytes())
+    }
+
+    /// One row of the usual shape.
+    pub fn row(&self, model: &str, row: [f32; 4]) -> Answer {
+        self.infer(model, &json!({"inputs": [{"name": "x", "shape": [1, 4], "datatype": "FP32", "data": row}]}))
+    }
+
+    /// A model's status.
+    pub fn status(&self, model: &str) -> Value {
+        self.get(&format!("/casemate/v1/models/{model}/versions/1")).json()
+    }
+
+    /// The process id of a model's worker.
+    pub fn worker(&self, model: &str) -> u32 {
+        let pid = self.status(model)["worker"]["pid"].as_u64();
+        let pid = pid.unwrap_or_else(|| panic!("{model} has no worker\n{}", self.log()));
+        u32::try_from(pid).expect("a process id")
+    }
+
+    /// The process id of the launcher.
+    pub fn launcher(&self) -> u32 {
+        self.launcher.id()
+    }
+
+    /// The process id of the front.
+    pub fn front(&self) -> u32 {
+        let children = crate::process::children(self.launcher());
+        *children.iter().find(|c| crate::process::name(**c).starts_with("casemate-front")).expect("a front")
+    }
+
+    /// The value of a metric's line that begins like this; 0 where there is none.
+    pub fn metric(&self, begins: &str) -> f64 {
+        let text = self.get("/metrics").text();
+        let lines = text.lines().filter(|line| line.starts_with(begins));
+        lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+    }
+
+    /// Waits for something, for at most so long.
+    pub fn wait_until(&self, what: &str, limit: Duration, mut done: impl FnMut() -> bool) {
+        let start = Instant::now();
+        while !done() {
+            assert!(start.elapsed() < limit, "{what}: not within {limit:?}\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Everything that it has logged.
+    pub fn log(&self) -> String {
+        self.log.lock().expect("no test panics while it holds the log").clone()
+    }
+
+    /// Sends SIGTERM and waits for the end; its exit code.
+    pub fn stop(&mut self) -> Option<i32> {
+        self.signal(nix::sys::signal::Signal::SIGTERM);
+        let start = Instant::now();
+        loop {
+            if let Ok(Some(status)) = self.launcher.try_wait() {
+                return status.code();
+            }
+            assert!(start.elapsed() < Duration::from_secs(60), "it does not stop\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Sends a signal to the launcher.
+    pub fn signal(&self, signal: nix::sys::signal::Signal) {
+        kill(self.launcher(), signal);
+    }
+}
+
+impl Drop for Casemate {
+    fn drop(&mut self) {
+        if matches!(self.launcher.try_wait(), Ok(None)) {
+            self.signal(nix::sys::signal::Signal::SIGTERM);
+            let start = Instant::now();
+            while matches!(self.launcher.try_wait(), Ok(None)) && start.elapsed() < Duration::from_secs(10) {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            let _ = self.launcher.kill();
+            let _ = self.launcher.wait();
+        }
+        if std::thread::panicking() {
+            eprintln!("--- its log ---\n{}", self.log());
+        }
+    }
+}
+
+/// Sends a signal to a process.
+pub fn kill(pid: u32, signal: nix::sys::signal::Signal) {
+    let pid = i32::try_from(pid).expect("a process id");
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal).expect("kill");
+}
+
+fn give(path: &Path, user: u32) {
+    chown(path, Some(user), Some(user)).expect("chown");
+    if path.is_dir() {
+        for entry in fs::read_dir(path).expect("readdir").flatten() {
+            give(&entry.path(), user);
+        }
+    }
+}

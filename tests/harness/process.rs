@@ -1,0 +1,68 @@
+//! What the kernel says about a process, read from outside.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+
+/// The fields of `/proc/PID/status`.
+pub fn status(pid: u32) -> BTreeMap<String, String> {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let field = |line: &str| line.split_once(':').map(|(k, v)| (k.to_owned(), v.trim().to_owned()));
+    text.lines().filter_map(field).collect()
+}
+
+/// The namespaces of a process, by kind.
+pub fn namespaces(pid: u32) -> BTreeMap<String, PathBuf> {
+    links(&format!("/proc/{pid}/ns"))
+}
+
+/// The open descriptors of a process, by number.
+pub fn descriptors(pid: u32) -> BTreeMap<String, PathBuf> {
+    links(&format!("/proc/{pid}/fd"))
+}
+
+/// What lies under a process's `/`.
+pub fn root_entries(pid: u32) -> Vec<String> {
+    let entries = fs::read_dir(format!("/proc/{pid}/root/"));
+    let name = |e: std::io::Result<fs::DirEntry>| e.map(|e| e.file_name().to_string_lossy().into_owned()).ok();
+    entries.map(|e| e.filter_map(name).collect()).unwrap_or_else(|e| vec![format!("unreadable: {e}")])
+}
+
+/// Files that are mapped.
+pub fn mapped_files(pid: u32) -> Vec<String> {
+    let text = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
+    let mut files: Vec<String> = text
+        .lines()
+        .filter_map(|line| line.splitn(6, char::is_whitespace).nth(5).map(|p| p.trim().to_owned()))
+        .filter(|p| !p.is_empty())
+        .collect();
+    files.sort();
+    files.dedup();
+    files
+}
+
+/// Protections that occur in a process's mappings.
+pub fn mapped_protections(pid: u32) -> Vec<String> {
+    let text = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
+    let mut all: Vec<String> =
+        text.lines().filter_map(|line| line.split_whitespace().nth(1).map(str::to_owned)).collect();
+    all.sort();
+    all.dedup();
+    all
+}
+
+/// Children of a process.
+pub fn children(pid: u32) -> Vec<u32> {
+    let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    text.split_whitespace().filter_map(|p| p.parse().ok()).collect()
+}
+
+/// The program name of a process.
+pub fn name(pid: u32) -> String {
+    fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim().to_owned()
+}
+
+fn links(folder: &str) -> BTreeMap<String, PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.filter_map(|e| Some((e.file_name().into_string().ok()?, fs::read_link(e.path()).ok()?))).collect()
+}

@@ -1,0 +1,114 @@
+//! SECURITY.md, "The cage, layer by layer": every layer as the kernel shows it from outside, as root and as an ordinary
+//! user, on a worker that has loaded a real model.
+
+use std::collections::BTreeSet;
+
+use casemate_tests::casemate::{Casemate, ORDINARY, Setup, is_root};
+use casemate_tests::{models, process};
+
+fn digits() -> Setup {
+    Setup::new().model("m", &models::linear(16, 4), &["x:FP32[-1,16]"], &["y:FP32[-1,4]"], "")
+}
+
+fn check(casemate: &Casemate) {
+    let worker = casemate.worker("m");
+    let front = casemate.front();
+    let status = process::status(worker);
+    for (field, value) in [("Seccomp", "2"), ("NoNewPrivs", "1"), ("Threads", "1")] {
+        assert_eq!(status[field], value, "{field}");
+    }
+    for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+        assert_eq!(status[set], "0000000000000000", "{set}");
+    }
+    let theirs = process::namespaces(front);
+    let ours = process::namespaces(std::process::id());
+    for (kind, namespace) in process::namespaces(worker) {
+        // The time namespace is the goal of a later version.
+        if ["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"].contains(&kind.as_str()) {
+            assert_ne!(Some(&namespace), theirs.get(&kind), "{kind} is the front's");
+            assert_ne!(Some(&namespace), ours.get(&kind), "{kind} is the test's");
+        }
+    }
+    assert_eq!(process::root_entries(worker), Vec::<String>::new(), "the root is not empty");
+    let fds = process::descriptors(worker);
+    assert_eq!(fds.keys().map(String::as_str).collect::<Vec<_>>(), ["0", "1", "2", "3"], "{fds:?}");
+    assert_eq!(fds["1"], fds["2"]);
+    assert!(fds["1"].to_string_lossy().starts_with("pipe:"), "{fds:?}");
+    assert!(fds["3"].to_string_lossy().starts_with("socket:"), "{fds:?}");
+    for file in process::mapped_files(worker) {
+        let library = file.contains(".so") && (file.contains("/lib") || file.contains("torch"));
+        let ours = file.ends_with("/casemate-worker") || file.starts_with("/memfd:casemate-");
+        assert!(library || ours || file.starts_with('['), "{file} is mapped");
+    }
+    // No page of it can be written and executed; what can be executed comes from a file.
+    assert!(!process::mapped_protections(worker).iter().any(|p| p.contains('w') && p.contains('x')));
+    let environment = std::fs::read(format!("/proc/{worker}/environ")).unwrap();
+    assert_eq!(environment, b"");
+    let arguments = std::fs::read(format!("/proc/{worker}/cmdline")).unwrap();
+    assert_eq!(arguments, b"casemate-worker\0", "no model or tenant is named where others can read it");
+    // Control: none of this is so in a process that no launcher made.
+    let free = process::status(std::process::id());
+    assert_ne!((free["Seccomp"].as_str(), free["NoNewPrivs"].as_str()), ("2", "1"));
+    // What the server says about it is the same.
+    let cage = casemate.status("m")["worker"]["cage"].clone();
+    let layers: BTreeSet<&str> = cage.as_array().unwrap().iter().map(|l| l["layer"].as_str().unwrap()).collect();
+    assert_eq!(layers.len(), 11, "{cage}");
+}
+
+#[test]
+fn as_root_every_layer_is_in_force() {
+    if !is_root() {
+        // The same as the next test.
+        return;
+    }
+    let casemate = digits().serve();
+    check(&casemate);
+    for layer in casemate.status("m")["worker"]["cage"].as_array().unwrap() {
+        assert_eq!(layer["in_force"], true, "{layer}");
+    }
+    let worker = process::status(casemate.worker("m"));
+    let uids: BTreeSet<&str> = worker["Uid"].split_whitespace().collect();
+    assert_eq!(uids.len(), 1, "{uids:?}");
+    let uid: u32 = uids.first().unwrap().parse().unwrap();
+    assert!((1_879_100_001..1_879_104_097).contains(&uid), "{uid}");
+    assert_eq!(worker["Gid"], worker["Uid"]);
+    assert_eq!(worker["Groups"], "");
+    let front = process::status(casemate.front());
+    assert_eq!(front["Uid"].split_whitespace().next(), Some("1879100000"));
+    assert_eq!(front["CapEff"], "0000000000000000");
+    assert_eq!(front["CapBnd"], "0000000000000000");
+    assert_eq!(front["NoNewPrivs"], "1");
+}
+
+#[test]
+fn two_workers_never_share_a_uid() {
+    if !is_root() {
+        return;
+    }
+    let casemate = digits().simple("other", &models::double()).serve();
+    let uid = |model: &str| process::status(casemate.worker(model))["Uid"].clone();
+    assert_ne!(uid("m"), uid("other"));
+}
+
+#[test]
+fn as_an_ordinary_user_only_the_own_identity_is_missing() {
+    let casemate = digits().as_user().serve();
+    check(&casemate);
+    for layer in casemate.status("m")["worker"]["cage"].as_array().unwrap() {
+        assert_eq!(layer["in_force"], layer["layer"] != "own-identity", "{layer}");
+    }
+    let waived = casemate.status("m")["waived"].clone();
+    assert_eq!(waived, serde_json::json!(["own-identity"]));
+    assert!(casemate.log().contains("own-identity"), "a waiver must be in the log");
+    let expected = if is_root() { ORDINARY } else { nix::unistd::geteuid().as_raw() };
+    let worker = process::status(casemate.worker("m"));
+    assert!(worker["Uid"].split_whitespace().all(|uid| uid == expected.to_string()));
+}
+
+#[test]
+fn without_the_waiver_an_ordinary_user_is_refused_by_name() {
+    let setup = digits().as_user().waive(&[]);
+    let (code, says) = setup.refused();
+    assert_eq!(code, Some(78), "{says}");
+    assert!(says.contains("accept_missing") && says.contains("own-identity"), "{says}");
+}

@@ -1,0 +1,56 @@
+//! SECURITY.md, "What native code in a worker cannot do": each probe is tried inside a sealed worker and, as its positive
+//! control, by the same code without a cage.
+
+use std::collections::BTreeMap;
+use std::process::Command;
+use std::time::Duration;
+
+use casemate_tests::casemate::{Setup, program};
+
+/// What the free probe answered, by name: the value that the kernel returned, and the errno.
+fn controls() -> BTreeMap<String, String> {
+    let names = Command::new(program("casemate-probe")).arg("--list").output().expect("casemate-probe runs");
+    let names = String::from_utf8(names.stdout).expect("names are text");
+    let mut answers = BTreeMap::new();
+    for name in names.split_whitespace() {
+        let output = Command::new(program("casemate-probe")).arg(name).output().expect("casemate-probe runs");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(text.contains(&format!("probe {name} reached")), "{name}: {text}");
+        let returned = format!("probe {name} returned ");
+        let answer = text.lines().find_map(|line| line.strip_prefix(&returned));
+        let answer = answer.unwrap_or_else(|| panic!("{name} did not come back without a cage: {:?} {text}", output.status));
+        answers.insert(name.to_owned(), answer.to_owned());
+    }
+    answers
+}
+
+/// Calls that this kernel, or the machine that the tests run on, does not offer to anybody; their probes show only that
+/// the filter answers before the kernel does.
+fn not_offered(answer: &str) -> bool {
+    ["errno 38", "errno 95", "errno 22", "errno 1"].iter().any(|e| answer.ends_with(e))
+}
+
+#[test]
+fn every_probe_dies_in_the_cage_and_lives_without_it() {
+    let controls = controls();
+    assert!(controls.len() >= 40, "{} probes", controls.len());
+    let succeeded = controls.values().filter(|a| !a.starts_with("-1 ")).count();
+    let unoffered = controls.values().filter(|a| not_offered(a)).count();
+    assert!(succeeded * 2 > controls.len(), "only {succeeded} of {} controls succeed: {controls:#?}", controls.len());
+    println!("{} probes: {succeeded} succeed without the cage, {unoffered} are not offered here", controls.len());
+    let names: Vec<&String> = controls.keys().collect();
+    for group in names.chunks(12) {
+        let setup = group.iter().fold(Setup::new(), |s, name| s.echo(name, &format!("probe = \"{name}\"")));
+        let casemate = setup.serve();
+        for name in group {
+            let answer = casemate.row(name, [1.0; 4]);
+            assert_eq!(answer.status, 502, "{name}: {}", answer.text());
+            let exit = casemate.status(name)["last_exit"].clone();
+            assert_eq!(exit["cause"], "syscall", "{name}: {exit}");
+            let reached = format!("probe {name} reached");
+            casemate.wait_until(&reached, Duration::from_secs(5), || casemate.log().contains(&reached));
+            let returned = format!("probe {name} returned");
+            assert!(!casemate.log().contains(&returned), "{name} came back\n{}", casemate.log());
+        }
+    }
+}

@@ -1,0 +1,356 @@
+//! A real worker process, born as a launcher would bear it but without a jail around it: no namespaces, no root of its
+//! own. The rest of the cage (capabilities, Landlock, both filters) is on.
+
+#![allow(dead_code, reason = "each test file uses its part")]
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Once;
+use std::time::{Duration, Instant};
+
+use casemate_ipc::frame;
+use casemate_ipc::id::{BatchId, WorkerId};
+use casemate_ipc::launch::{Geometry, Grant};
+use casemate_ipc::layer::Waiver;
+use casemate_ipc::seqpacket::{self, Channel, PacketBuffer};
+use casemate_ipc::shm::arena::{self, Reader, Writer};
+use casemate_ipc::shm::seal;
+use casemate_ipc::tensor::{DType, Shape, TensorSpec};
+use casemate_ipc::work::{Declared, Failure, FromWorker, Placed, Step, ToWorker};
+use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::os::fd::AsFd;
+
+/// What a worker is born with.
+pub struct Birth {
+    pub format: &'static str,
+    pub model: Vec<u8>,
+    pub inputs: Vec<&'static str>,
+    pub outputs: Vec<&'static str>,
+    pub max_batch_size: u32,
+    pub threads: u32,
+    pub slot_bytes: u64,
+    /// Written into the manifest in place of the true one.
+    pub sha256: Option<String>,
+    /// In place of the manifest that the fields above make.
+    pub manifest: Option<String>,
+    /// Before the program, for watching it.
+    pub under: Vec<String>,
+    pub environment: Vec<(&'static str, &'static str)>,
+    pub arguments: Vec<&'static str>,
+    /// Something open at 9, which should not be.
+    pub leak: bool,
+}
+
+/// A worker that runs.
+pub struct Cell {
+    child: Child,
+    pub front: Channel<ToWorker, FromWorker>,
+    pub requests: Writer,
+    pub responses: Reader,
+    log: File,
+    buffer: PacketBuffer,
+    born: Instant,
+    next: u64,
+    status: Option<ExitStatus>,
+}
+
+/// One tensor.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Value {
+    pub dtype: DType,
+    pub dims: Vec<u64>,
+    pub bytes: Vec<u8>,
+}
+
+pub fn f32s(dims: &[u64], values: &[f32]) -> Value {
+    Value { dtype: DType::Fp32, dims: dims.to_vec(), bytes: values.iter().flat_map(|v| v.to_le_bytes()).collect() }
+}
+
+pub fn i64s(dims: &[u64], values: &[i64]) -> Value {
+    Value { dtype: DType::Int64, dims: dims.to_vec(), bytes: values.iter().flat_map(|v| v.to_le_bytes()).collect() }
+}
+
+impl Value {
+    pub fn to_f32s(&self) -> Vec<f32> {
+        assert_eq!(self.dtype, DType::Fp32);
+        self.bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
+    }
+}
+
+impl Birth {
+    pub fn new(format: &'static str, model: Vec<u8>) -> Self {
+        Self {
+            format,
+            model,
+            inputs: vec!["x:FP32[-1,4]"],
+            outputs: vec!["y:FP32[-1,4]"],
+            max_batch_size: 1,
+            threads: 1,
+            slot_bytes: 1 << 20,
+            sha256: None,
+            manifest: None,
+            under: Vec::new(),
+            environment: Vec::new(),
+            arguments: Vec::new(),
+            leak: false,
+        }
+    }
+
+    pub fn torch(model: Vec<u8>) -> Self {
+        Self::new("torchscript", model)
+    }
+
+    pub fn echo(script: &str) -> Self {
+        Self::new("echo", script.as_bytes().to_vec())
+    }
+
+    pub fn inputs(mut self, inputs: &[&'static str]) -> Self {
+        self.inputs = inputs.to_vec();
+        self
+    }
+
+    pub fn outputs(mut self, outputs: &[&'static str]) -> Self {
+        self.outputs = outputs.to_vec();
+        self
+    }
+
+    pub fn spawn(self) -> Cell {
+        keep_low_numbers();
+        let geometry = Geometry { slots: 2, slot_bytes: self.slot_bytes };
+        let (requests, requests_file) = arena::requests(geometry).unwrap();
+        let (responses, responses_file) = arena::responses(geometry).unwrap();
+        let grant = Grant {
+            model: "test:1".parse().unwrap(),
+            worker: WorkerId(7),
+            threads: self.threads,
+            requests: geometry,
+            responses: geometry,
+            waived: vec![Waiver::Namespaces, Waiver::OwnIdentity],
+        };
+        let freeze = |name, bytes: &[u8]| seal::freeze(name, bytes, 1 << 30).unwrap();
+        let (front, worker) = seqpacket::pair::<ToWorker, FromWorker>().unwrap();
+        let mut fds: Vec<OwnedFd> = vec![
+            worker.into_socket(),
+            requests_file,
+            responses_file,
+            freeze("model", &self.model),
+            freeze("manifest", self.manifest_text().as_bytes()),
+            freeze("grant", &frame::encode(&grant).unwrap()),
+        ];
+        if self.leak {
+            fds.push(fs::File::open("/dev/null").unwrap().into());
+        }
+        let (log, log_end) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).unwrap();
+        let numbers: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+        assert!(numbers.iter().all(|fd| *fd >= LOW));
+        let worker = env!("CARGO_BIN_EXE_casemate-worker").to_owned();
+        let mut words = self.under.into_iter().chain([worker]);
+        let mut command = Command::new(words.next().unwrap());
+        command.args(words).args(self.arguments).env_clear().envs(self.environment).stdin(Stdio::null());
+        command.stdout(log_end.try_clone().unwrap()).stderr(log_end);
+        let place = move || {
+            for (target, fd) in (3..).zip(&numbers) {
+                // SAFETY: dup2 is async-signal-safe and touches the child's descriptor table only; every source is above
+                // every target, so none is overwritten before it is used.
+                if unsafe { libc::dup2(*fd, target) } < 0 {
+                    return Err(std::io::Error::last_os_error());
+                }
+            }
+            Ok(())
+        };
+        // SAFETY: `place` allocates nothing and takes no lock.
+        unsafe { command.pre_exec(place) };
+        let born = Instant::now();
+        let child = command.spawn().unwrap();
+        Cell {
+            child,
+            front,
+            requests,
+            responses,
+            log: log.into(),
+            buffer: PacketBuffer::default(),
+            born,
+            next: 1,
+            status: None,
+        }
+    }
+
+    /// Spawned, verified, ready.
+    pub fn ready(self) -> Cell {
+        let mut cell = self.spawn();
+        cell.verified();
+        match cell.hear() {
+            FromWorker::Ready { .. } => cell,
+            other => panic!("{other:?}\n{}", cell.log()),
+        }
+    }
+
+    /// Spawned, and what it refused with.
+    pub fn refused(self) -> (Cell, Step, String) {
+        let mut cell = self.spawn();
+        loop {
+            match cell.hear() {
+                FromWorker::Verified { .. } => {}
+                FromWorker::Refused { step, detail } => return (cell, step, detail),
+                other => panic!("{other:?}\n{}", cell.log()),
+            }
+        }
+    }
+
+    fn manifest_text(&self) -> String {
+        if let Some(text) = &self.manifest {
+            return text.clone();
+        }
+        let digest = || <sha2::Sha256 as sha2::Digest>::digest(&self.model).iter().map(|b| format!("{b:02x}")).collect();
+        let sha256: String = self.sha256.clone().unwrap_or_else(digest);
+        let mut text = format!("format = \"{}\"\nsha256 = \"{sha256}\"\n", self.format);
+        for (side, specs) in [("input", &self.inputs), ("output", &self.outputs)] {
+            for spec in specs {
+                let spec: TensorSpec = spec.parse().unwrap();
+                let (name, dtype, shape) = (&spec.name, spec.dtype, spec.dims_i64());
+                text += &format!("[[{side}]]\nname = \"{name}\"\ndtype = \"{dtype}\"\nshape = {shape:?}\n");
+            }
+        }
+        text + &format!("[batching]\nmax_batch_size = {}\n", self.max_batch_size)
+    }
+}
+
+impl Cell {
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn age(&self) -> Duration {
+        self.born.elapsed()
+    }
+
+    /// The next message; none when the worker has gone.
+    pub fn try_hear(&mut self) -> Option<FromWorker> {
+        let mut fds = [PollFd::new(self.front.as_fd(), PollFlags::POLLIN)];
+        let ready = poll(&mut fds, PollTimeout::from(60_000u16)).unwrap();
+        assert!(ready == 1, "the worker says nothing\n{}", self.log());
+        self.front.receive(&mut self.buffer).unwrap()
+    }
+
+    pub fn hear(&mut self) -> FromWorker {
+        let heard = self.try_hear();
+        heard.unwrap_or_else(|| {
+            let status = self.wait();
+            panic!("the worker is gone: {status}\n{}", self.log())
+        })
+    }
+
+    pub fn verified(&mut self) -> Declared {
+        match self.hear() {
+            FromWorker::Verified { declared } => declared,
+            other => panic!("{other:?}\n{}", self.log()),
+        }
+    }
+
+    /// Sends a batch in slot 0.
+    pub fn send(&mut self, inputs: &[Value]) -> BatchId {
+        let mut slot = self.requests.slot(0).unwrap();
+        let place = |value: &Value| {
+            slot.place(value.dtype, Shape::new(value.dims.clone()).unwrap(), &[&value.bytes]).unwrap()
+        };
+        let inputs: Vec<Placed> = inputs.iter().map(place).collect();
+        let batch = BatchId(self.next);
+        self.next += 1;
+        self.front.send(&ToWorker::Run { batch, slot: 0, inputs }).unwrap();
+        batch
+    }
+
+    pub fn run(&mut self, inputs: &[Value]) -> Vec<Value> {
+        let sent = self.send(inputs);
+        match self.hear() {
+            FromWorker::Done { batch, outputs, .. } if batch == sent => outputs.iter().map(|p| self.take(p)).collect(),
+            other => panic!("{other:?}\n{}", self.log()),
+        }
+    }
+
+    pub fn fails(&mut self, inputs: &[Value]) -> (Failure, String) {
+        let sent = self.send(inputs);
+        match self.hear() {
+            FromWorker::Failed { batch, failure, detail } if batch == sent => (failure, detail),
+            other => panic!("{other:?}\n{}", self.log()),
+        }
+    }
+
+    pub fn take(&self, placed: &Placed) -> Value {
+        let bytes = self.responses.take(0, placed).unwrap();
+        Value { dtype: placed.dtype, dims: placed.shape.dims().to_vec(), bytes }
+    }
+
+    /// Waits for its end.
+    pub fn wait(&mut self) -> ExitStatus {
+        if self.status.is_none() {
+            self.status = Some(self.child.wait().unwrap());
+        }
+        self.status.unwrap()
+    }
+
+    pub fn dies_of(&mut self, signal: i32) {
+        while let Some(message) = self.try_hear() {
+            let last_words = matches!(message, FromWorker::Verified { .. } | FromWorker::Ready { .. });
+            assert!(last_words, "{message:?}\n{}", self.log());
+        }
+        let status = self.wait();
+        assert_eq!(status.signal(), Some(signal), "{status}\n{}", self.log());
+    }
+
+    /// Says that nothing more will come; the exit code.
+    pub fn drain(mut self) -> Option<i32> {
+        self.front.send(&ToWorker::Drain).unwrap();
+        self.wait().code()
+    }
+
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.wait();
+    }
+
+    /// What is in its log by now.
+    pub fn log(&mut self) -> String {
+        let mut bytes = vec![0; 1 << 20];
+        let length = self.log.read(&mut bytes).unwrap_or(0);
+        String::from_utf8_lossy(&bytes[..length]).into_owned()
+    }
+
+    /// A field of `/proc/PID/status`.
+    pub fn status(&self, field: &str) -> String {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find(|line| line.split(':').next() == Some(field));
+        line.unwrap_or_else(|| panic!("no {field} in {status}")).split(':').nth(1).unwrap().trim().to_owned()
+    }
+}
+
+impl Drop for Cell {
+    fn drop(&mut self) {
+        if self.status.is_none() {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}
+
+/// Above every descriptor that a worker is born with.
+const LOW: RawFd = 16;
+
+/// Keeps the numbers below [`LOW`] taken in this process, so that nothing that a child still needs (the pipe on which
+/// `Command` hears of a failed exec, too) stands where the worker's descriptors go.
+fn keep_low_numbers() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        loop {
+            let file = File::open("/dev/null").unwrap();
+            if file.as_raw_fd() >= LOW {
+                break;
+            }
+            std::mem::forget(file);
+        }
+    });
+}
