@@ -52,7 +52,8 @@ pub enum AppError {
 
 /// Runs the front until it is told to stop and has drained.
 pub fn run(_locked: &FrontLocked, birth: Birth) -> Result<(), AppError> {
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(4);
+    // At least two: a large JSON body is parsed on one of them, and the others must not wait for it.
+    let threads = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 4);
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = runtime.worker_threads(threads).thread_name("front").enable_all().build();
     runtime.map_err(start("runtime"))?.block_on(serve(birth))

@@ -12,7 +12,7 @@ use std::sync::Once;
 use std::time::{Duration, Instant};
 
 use casemate_ipc::frame;
-use casemate_ipc::id::{BatchId, WorkerId};
+use casemate_ipc::id::{BatchId, ModelId, WorkerId};
 use casemate_ipc::launch::{Geometry, Grant};
 use casemate_ipc::layer::Waiver;
 use casemate_ipc::seqpacket::{self, Channel, PacketBuffer};
@@ -37,7 +37,7 @@ pub struct Birth {
     pub sha256: Option<String>,
     /// In place of the manifest that the fields above make.
     pub manifest: Option<String>,
-    /// Before the program, for watching it.
+    /// Before the program, for watching it; the variable CASEMATE_UNDER, for example `strace -f -o FILE`.
     pub under: Vec<String>,
     pub environment: Vec<(&'static str, &'static str)>,
     pub arguments: Vec<&'static str>,
@@ -93,7 +93,7 @@ impl Birth {
             slot_bytes: 1 << 20,
             sha256: None,
             manifest: None,
-            under: Vec::new(),
+            under: std::env::var("CASEMATE_UNDER").map_or(Vec::new(), |w| w.split(' ').map(str::to_owned).collect()),
             environment: Vec::new(),
             arguments: Vec::new(),
             leak: false,
@@ -124,7 +124,7 @@ impl Birth {
         let (requests, requests_file) = arena::requests(geometry).unwrap();
         let (responses, responses_file) = arena::responses(geometry).unwrap();
         let grant = Grant {
-            model: "test:1".parse().unwrap(),
+            model: ModelId { name: "test".parse().unwrap(), version: "1".parse().unwrap() },
             worker: WorkerId(7),
             threads: self.threads,
             requests: geometry,
@@ -160,6 +160,10 @@ impl Birth {
                     return Err(std::io::Error::last_os_error());
                 }
             }
+            // Whatever else this process was given by the one that runs the tests.
+            let first = 3 + numbers.len() as u32;
+            // SAFETY: sets a flag in the child's descriptor table.
+            unsafe { libc::close_range(first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC as i32) };
             Ok(())
         };
         // SAFETY: `place` allocates nothing and takes no lock.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use casemate_ipc::shm::arena::ALIGN;
-use casemate_ipc::tensor::{ModelSignature, Shape, TensorSpec};
+use casemate_ipc::tensor::{DType, ModelSignature, Shape, TensorSpec};
 use casemate_ipc::work::Declared;
 
 use super::head::Visitor;
@@ -26,6 +26,12 @@ pub fn admit(
         Inputs::Named(tensors) => arrange(tensors, signature)?,
         Inputs::Raw(data) => vec![raw(data, signature)?],
     };
+    for (tensor, spec) in inputs.iter().zip(&signature.inputs) {
+        // The parsers look too; this is the last place before libtorch, where a third truth value is undefined behaviour.
+        if spec.dtype == DType::Bool && tensor.data.iter().any(|b| *b > 1) {
+            return Err(Refusal::invalid(format!("input {:?} holds a BOOL that is neither 0 nor 1", spec.name)));
+        }
+    }
     let rows = rows(&inputs, signature)?;
     let needed: usize = inputs.iter().map(|t| t.data.len().next_multiple_of(ALIGN)).sum();
     if needed as u64 > slot_bytes {

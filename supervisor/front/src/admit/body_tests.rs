@@ -75,6 +75,8 @@ fn a_raw_body_finds_its_shape() {
     assert!(raw(&one, 0).is_err());
     assert!(raw(&declared(&["x:f32[4]"], &["y:f32[1]"]), 16).is_ok());
     assert!(raw(&declared(&["x:f32[4]"], &["y:f32[1]"]), 32).is_err());
+    let truth = |byte| run(&declared(&["x:bool[2]"], &["y:f32[1]"]), Inputs::Raw(Bytes::from(vec![1, byte])), None);
+    assert!(truth(0).is_ok() && truth(1).is_ok() && truth(2).is_err());
     assert!(raw(&declared(&["x:f32[-1,-1]"], &["y:f32[1]"]), 16).is_err());
     assert!(raw(&declared(&["x:f32[4]", "z:f32[4]"], &["y:f32[1]"]), 16).is_err());
 }

@@ -40,7 +40,7 @@ pub enum NumberError {
         shape: Shape,
     },
     /// Too many or too few numbers.
-    #[error("'data' has {more}{found} numbers; shape {shape} wants {wanted}", more = if *.found > *.wanted { "at least " } else { "" })]
+    #[error("'data' has {}{found} numbers; shape {shape} wants {wanted}", if .found > .wanted { "at least " } else { "" })]
     Count {
         /// Numbers found.
         found: usize,

@@ -93,7 +93,7 @@ fn bad_json_is_refused_and_the_place_is_named() {
             one(&format!(r#"{{"name":"x","shape":[{}1],"datatype":"FP32","data":[1]}}"#, "1,".repeat(16))),
             "more than 16",
         ),
-        (one(r#"{"name":"x","shape":[1],"datatype":"BYTES","data":["a"]}"#), "no"),
+        (one(r#"{"name":"x","shape":[1],"datatype":"BYTES","data":["a"]}"#), "datatype BYTES is for texts"),
         (one(r#"{"name":"x","shape":[1],"datatype":"UINT32","data":[1]}"#), "unknown dtype"),
         (one(r#"{"name":"x","shape":[1],"datatype":"UINT8","data":[300]}"#), "inputs[0] 'x': data[0] is 300"),
         (one(r#"{"name":"x","shape":[1],"datatype":"FP32","data":[NaN]}"#), "expected value"),
@@ -176,7 +176,9 @@ fn the_length_header_is_digits_and_comes_once() {
     use axum::http::HeaderMap;
     let read = |values: &[&'static str]| {
         let mut headers = HeaderMap::new();
-        values.iter().for_each(|v| drop(headers.append(oip_binary::JSON_LENGTH, v.parse().unwrap())));
+        for value in values {
+            headers.append(oip_binary::JSON_LENGTH, value.parse().unwrap());
+        }
         oip_binary::json_length(&headers)
     };
     assert_eq!(read(&[]).unwrap(), None);

@@ -1,0 +1,162 @@
+//! The scripted front: one worker for each model, one after the other; each thing that it hears is a line.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{AsFd, OwnedFd};
+
+use casemate_config::Config;
+use casemate_ipc::id::{ModelId, WorkerId};
+use casemate_ipc::launch::{LaunchReply, LaunchRequest, fd};
+use casemate_ipc::seqpacket::{Channel, PacketBuffer};
+use casemate_ipc::shm::arena;
+use casemate_ipc::shm::map::Frozen;
+use casemate_ipc::work::{FromWorker, ToWorker};
+use casemate_launcher::sys::process::{exit_now, inherited};
+use nix::sys::signal::{SigSet, Signal};
+
+struct Front {
+    launcher: Channel<LaunchRequest, LaunchReply>,
+    buffer: PacketBuffer,
+    config: Config,
+}
+
+pub fn main() -> ! {
+    let mut stop = SigSet::empty();
+    stop.add(Signal::SIGTERM);
+    stop.thread_block().unwrap();
+    let open: Vec<i32> = (0..64).filter(|n| inherited(*n).map(std::mem::forget).is_some()).collect();
+    say(&format!("uid={} fds={open:?} env={}", nix::unistd::getuid(), std::env::vars_os().count()));
+    say(&format!("groups={:?} caps={:?}", nix::unistd::getgroups().unwrap(), held()));
+    let launcher = Channel::new(inherited(fd::FRONT_LAUNCHER).unwrap());
+    let text = Frozen::map(inherited(fd::FRONT_CONFIG).unwrap()).unwrap();
+    let text = String::from_utf8(text.bytes().to_vec()).unwrap();
+    let mut front = Front { launcher, buffer: PacketBuffer::default(), config: Config::parse(&text).unwrap() };
+    let models = front.catalogue();
+    for order in text.lines().filter_map(|line| line.strip_prefix("# break ")) {
+        front.misbehave(order, &models[0]);
+    }
+    for model in &models {
+        front.play(model);
+    }
+    say("done");
+    stop.wait().unwrap();
+    exit_now(0)
+}
+
+impl Front {
+    fn catalogue(&mut self) -> Vec<ModelId> {
+        let mut models = Vec::new();
+        loop {
+            match self.hear().0 {
+                LaunchReply::Model { model } => models.push(model),
+                LaunchReply::Catalogue { models: count, waived } => {
+                    assert_eq!(count as usize, models.len());
+                    say(&format!("waived={waived:?}"));
+                    return models;
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    fn play(&mut self, model: &ModelId) {
+        let name = model.name.as_str();
+        let times = if name == "many" { 20 } else { 1 };
+        for _ in 0..times {
+            self.start(model);
+            let (worker, channel, log) = match self.hear() {
+                (LaunchReply::Started { worker, .. }, fds) => {
+                    let [channel, log] = <[OwnedFd; 2]>::try_from(fds).unwrap();
+                    (worker, Channel::<ToWorker, FromWorker>::new(channel), log)
+                }
+                (other, _) => return say(&format!("{name}: {other:?}")),
+            };
+            match name {
+                "report" => {
+                    let said = channel.receive(&mut self.buffer).unwrap();
+                    assert!(matches!(said, Some(FromWorker::Pong { token: 1 })), "{said:?}");
+                    self.attest(name, worker);
+                }
+                "hang" => self.send(&LaunchRequest::Kill { worker }),
+                _ => {}
+            }
+            drop(channel);
+            self.end(name, worker, log);
+        }
+    }
+
+    fn attest(&mut self, name: &str, worker: WorkerId) {
+        self.send(&LaunchRequest::Attest { worker });
+        match self.hear().0 {
+            LaunchReply::Attested { readings, .. } => {
+                for reading in readings {
+                    say(&format!("{name}: {}={} | {}", reading.layer, reading.in_force, reading.evidence));
+                }
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn end(&mut self, name: &str, worker: WorkerId, log: OwnedFd) {
+        let mut printed = String::new();
+        File::from(log).read_to_string(&mut printed).unwrap();
+        for line in printed.lines().take(200) {
+            say(&format!("{name}: log {line}"));
+        }
+        match self.hear().0 {
+            LaunchReply::Exited { worker: gone, cause } if gone == worker => say(&format!("{name}: {cause:?}")),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn misbehave(&mut self, order: &str, model: &ModelId) {
+        let (_writer, requests) = arena::requests(self.config.requests()).unwrap();
+        let (_reader, responses) = arena::responses(self.config.responses()).unwrap();
+        let start = LaunchRequest::Start { model: model.clone() };
+        let other = ModelId { name: "nobody".parse().unwrap(), ..model.clone() };
+        let sent = match order {
+            "arenas" => self.launcher.send_with(&start, &[responses.as_fd(), requests.as_fd()]),
+            "descriptors" => self.launcher.send_with(&start, &[requests.as_fd()]),
+            "model" => {
+                self.launcher.send_with(&LaunchRequest::Start { model: other }, &[requests.as_fd(), responses.as_fd()])
+            }
+            "worker" => self.launcher.send(&LaunchRequest::Kill { worker: WorkerId(7) }),
+            "garbage" => {
+                let socket = std::os::fd::AsRawFd::as_raw_fd(&self.launcher);
+                nix::sys::socket::send(socket, b"garbage", nix::sys::socket::MsgFlags::empty()).unwrap();
+                Ok(())
+            }
+            _ => panic!("{order}"),
+        };
+        sent.unwrap();
+        // The launcher's answer is the end.
+        std::thread::sleep(std::time::Duration::from_secs(30));
+        exit_now(1)
+    }
+
+    fn start(&mut self, model: &ModelId) {
+        let (_writer, requests) = arena::requests(self.config.requests()).unwrap();
+        let (_reader, responses) = arena::responses(self.config.responses()).unwrap();
+        let start = LaunchRequest::Start { model: model.clone() };
+        self.launcher.send_with(&start, &[requests.as_fd(), responses.as_fd()]).unwrap();
+    }
+
+    fn send(&self, request: &LaunchRequest) {
+        self.launcher.send(request).unwrap();
+    }
+
+    fn hear(&mut self) -> (LaunchReply, Vec<OwnedFd>) {
+        self.launcher.receive_with::<2>(&mut self.buffer).unwrap().unwrap()
+    }
+}
+
+fn held() -> usize {
+    [caps::CapSet::Effective, caps::CapSet::Permitted, caps::CapSet::Bounding, caps::CapSet::Inheritable]
+        .iter()
+        .map(|set| caps::read(None, *set).unwrap().len())
+        .sum()
+}
+
+fn say(line: &str) {
+    eprintln!("front: {line}");
+}

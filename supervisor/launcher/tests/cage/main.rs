@@ -1,0 +1,21 @@
+//! The real launcher with a scripted front and a probing worker: what the jail holds, seen from inside and from outside.
+//!
+//! This one program plays three parts, by the name that it is started under. As `casemate-front` it starts one worker for
+//! each model of the store and tells what it hears; as `casemate-worker` it does what its model's bytes say; under any
+//! other name it lays out a folder with copies of itself beside the launcher, and judges.
+
+mod front;
+mod rig;
+mod tests;
+mod worker;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let name = std::env::args().next().unwrap_or_default();
+    match name.as_str() {
+        "casemate-front" => front::main(),
+        "casemate-worker" => worker::main(),
+        _ => tests::main(),
+    }
+}

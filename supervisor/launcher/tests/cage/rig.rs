@@ -1,0 +1,166 @@
+//! A launcher in a folder of its own, with this program as its front and its worker.
+
+use std::fs::{self, Permissions};
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, geteuid};
+
+pub struct Rig {
+    pub folder: PathBuf,
+    pub user: Option<u32>,
+}
+
+pub struct Running {
+    pub child: Child,
+    lines: Receiver<String>,
+    pub seen: Vec<String>,
+}
+
+pub struct Outcome {
+    pub code: Option<i32>,
+    pub lines: Vec<String>,
+}
+
+/// Who the launcher is run as, beside root.
+pub const USER: u32 = 12_345;
+
+impl Rig {
+    /// Models by name; each name is also the order for its worker.
+    pub fn new(models: &[&str], user: Option<u32>) -> Self {
+        let name =
+            format!("casemate-cage-{}-{:?}", std::process::id(), Instant::now()).replace([' ', '{', '}', ':', ','], "");
+        let folder = std::env::temp_dir().join(name);
+        let own = PathBuf::from(env!("CARGO_BIN_EXE_casemate-launcher"));
+        fs::create_dir_all(&folder).unwrap();
+        fs::copy(own, folder.join("casemate-launcher")).unwrap();
+        for program in ["casemate-front", "casemate-worker"] {
+            fs::copy(std::env::current_exe().unwrap(), folder.join(program)).unwrap();
+        }
+        for model in models {
+            let version = folder.join("store").join(model).join("1");
+            fs::create_dir_all(&version).unwrap();
+            fs::write(version.join("model.pt"), model).unwrap();
+            fs::write(version.join("model.toml"), "manifest").unwrap();
+        }
+        fs::create_dir_all(folder.join("store")).unwrap();
+        let rig = Self { folder, user };
+        rig.give_away(rig.folder.clone());
+        rig
+    }
+
+    /// Everything to the user that the launcher runs as, and writable by nobody else.
+    fn give_away(&self, path: PathBuf) {
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        fs::set_permissions(&path, Permissions::from_mode(mode & !0o022 | 0o055)).unwrap();
+        chown(&path, self.user, self.user).unwrap();
+        if path.is_dir() {
+            for entry in fs::read_dir(path).unwrap() {
+                self.give_away(entry.unwrap().path());
+            }
+        }
+    }
+
+    pub fn start(&self, more: &str) -> Running {
+        self.start_with(more, &[])
+    }
+
+    pub fn start_with(&self, more: &str, arguments: &[&str]) -> Running {
+        let config = self.folder.join("config.toml");
+        let store = self.folder.join("store");
+        let limits =
+            "[limits]\nrequest_bytes = 65536\nresponse_bytes = 65536\nworker_memory_mib = 128\ndrain_ms = 1000";
+        let text = format!("store = {store:?}\n[listen]\ninference = \"127.0.0.1:0\"\n{limits}\n{more}\n");
+        fs::write(&config, text).unwrap();
+        chown(&config, self.user, self.user).unwrap();
+        let mut command = Command::new(self.folder.join("casemate-launcher"));
+        command.arg("--config").arg(&config).args(arguments).env("LD_DEBUG_NOT", "x");
+        if let Some(user) = self.user.filter(|_| geteuid().is_root()) {
+            command.uid(user).gid(user);
+        }
+        let mut child = command.stderr(Stdio::piped()).stdin(Stdio::null()).spawn().unwrap();
+        let (sender, lines) = channel();
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+        Running { child, lines, seen: Vec::new() }
+    }
+
+    /// Runs until the front has played all models, then stops it.
+    pub fn play(&self, more: &str) -> Outcome {
+        let mut running = self.start(more);
+        running.wait_for("front: done");
+        running.stop()
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+impl Running {
+    pub fn wait_for(&mut self, text: &str) -> String {
+        let until = Instant::now() + Duration::from_secs(60);
+        loop {
+            match self.lines.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                Ok(line) => {
+                    self.seen.push(line.clone());
+                    if line.contains(text) {
+                        return line;
+                    }
+                }
+                Err(error) => {
+                    let _ = self.child.kill();
+                    panic!("{text:?} was not said ({error}):\n{}", self.seen.join("\n"));
+                }
+            }
+        }
+    }
+
+    pub fn stop(self) -> Outcome {
+        let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap());
+        kill(pid, Signal::SIGTERM).unwrap();
+        self.end()
+    }
+
+    pub fn end(mut self) -> Outcome {
+        let until = Instant::now() + Duration::from_secs(60);
+        while self.child.try_wait().unwrap().is_none() {
+            if Instant::now() > until {
+                let _ = self.child.kill();
+                panic!("it does not end:\n{}", self.seen.join("\n"));
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+        let code = self.child.wait().unwrap().code();
+        while let Ok(line) = self.lines.recv_timeout(Duration::from_secs(5)) {
+            self.seen.push(line);
+        }
+        Outcome { code, lines: self.seen }
+    }
+}
+
+impl Outcome {
+    pub fn all(&self) -> String {
+        self.lines.join("\n")
+    }
+
+    /// Something was said, or all that was said is shown.
+    #[track_caller]
+    pub fn says(&self, text: &str) {
+        assert!(self.lines.iter().any(|line| line.contains(text)), "{text:?} was not said:\n{}", self.all());
+    }
+
+    #[track_caller]
+    pub fn says_not(&self, text: &str) {
+        assert!(!self.lines.iter().any(|line| line.contains(text)), "{text:?} was said:\n{}", self.all());
+    }
+}

@@ -1,0 +1,222 @@
+//! What must hold.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::ExitCode;
+
+use nix::unistd::geteuid;
+
+use crate::rig::{Outcome, Rig, USER};
+
+/// Name, and what it does.
+type Test = (&'static str, fn());
+
+const TESTS: &[Test] = &[
+    ("root_cages_a_worker", root_cages_a_worker),
+    ("a_user_cages_a_worker", a_user_cages_a_worker),
+    ("every_end_has_its_cause", every_end_has_its_cause),
+    ("a_front_that_breaks_the_protocol_ends", a_front_that_breaks_the_protocol_ends),
+    ("a_missing_layer_is_named", a_missing_layer_is_named),
+    ("nothing_outlives_the_launcher", nothing_outlives_the_launcher),
+    ("bad_configs_open_no_socket", bad_configs_open_no_socket),
+    ("jails_are_made_fast", jails_are_made_fast),
+];
+
+pub fn main() -> ExitCode {
+    let wanted = std::env::args().skip(1).find(|word| !word.starts_with('-'));
+    if std::env::args().any(|word| word == "--list") {
+        TESTS.iter().for_each(|(name, _)| println!("{name}: test"));
+        return ExitCode::SUCCESS;
+    }
+    let mut failed = 0;
+    for (name, test) in TESTS.iter().filter(|(name, _)| wanted.as_ref().is_none_or(|word| name.contains(word.as_str())))
+    {
+        let passed = catch_unwind(AssertUnwindSafe(test)).is_ok();
+        println!("test {name} ... {}", if passed { "ok" } else { "FAILED" });
+        failed += usize::from(!passed);
+    }
+    ExitCode::from(u8::from(failed > 0))
+}
+
+/// As whom a test that works for everybody is run.
+fn somebody() -> (Option<u32>, &'static str) {
+    if geteuid().is_root() { (None, "") } else { (Some(geteuid().as_raw()), ACCEPT) }
+}
+
+const ACCEPT: &str = "[sandbox]\naccept_missing = [\"own-identity\"]";
+
+const LAYERS: [&str; 11] = [
+    "resource-limits",
+    "user-namespace",
+    "namespaces",
+    "own-identity",
+    "no-new-privileges",
+    "non-dumpable",
+    "empty-root",
+    "no-capabilities",
+    "landlock",
+    "seccomp",
+    "descriptors",
+];
+
+fn root_cages_a_worker() {
+    if !geteuid().is_root() {
+        return println!("not root: skipped");
+    }
+    let outcome = Rig::new(&["report"], None).play("");
+    caged(&outcome);
+    outcome.says("front: uid=1879100000 fds=[0, 1, 2, 3, 4, 5] env=0");
+    outcome.says("front: groups=[] caps=0");
+    outcome.says("uid=1879100001");
+    outcome.says("report: own-identity=true | uid 1879100001, shared with nobody, no other group");
+    outcome.says("waived=[]");
+    for layer in LAYERS {
+        outcome.says(&format!("report: {layer}=true"));
+    }
+}
+
+fn a_user_cages_a_worker() {
+    let user = if geteuid().is_root() { USER } else { geteuid().as_raw() };
+    let outcome = Rig::new(&["report", "denied", "thread", "hang"], Some(user)).play(ACCEPT);
+    caged(&outcome);
+    outcome.says(&format!("front: uid={user} fds=[0, 1, 2, 3, 4, 5] env=0"));
+    outcome.says("layer-missing layer=own-identity");
+    outcome.says("waived=[OwnIdentity]");
+    for layer in LAYERS {
+        outcome.says(&format!("report: {layer}={}", layer != "own-identity"));
+    }
+    outcome.says(&format!("report: own-identity=false | uid {user}, shared with the launcher"));
+    outcome.says("denied: Syscall(Denied { number: 110,");
+    outcome.says("thread: Syscall(Denied { number: 110,");
+    outcome.says("hang: Killed");
+}
+
+/// What a worker itself sees of its jail, and what is left when all is over.
+fn caged(outcome: &Outcome) {
+    if std::env::var_os("CAGE_SHOW").is_some() {
+        println!("{}", outcome.all());
+    }
+    assert_eq!(outcome.code, Some(0), "{}", outcome.all());
+    outcome.says("casemate: listening on http://127.0.0.1:");
+    outcome.says("log fds=[0, 1, 2, 3, 4, 5, 6, 7, 8] env=0 pid=1");
+    outcome.says("log uid=1000 gid=1000 grant=report/1");
+    outcome.says("log host=\"worker\"");
+    outcome.says("log nnp=true");
+    for set in ["Effective", "Permitted", "Bounding", "Ambient"] {
+        outcome.says(&format!("log {set}=[\"CAP_SETPCAP\", \"CAP_SYS_ADMIN\"]"));
+    }
+    outcome.says("log nofile=(16, 16)");
+    outcome.says("log core=(0, 0)");
+    outcome.says("log fsize=(0, 0)");
+    outcome.says("log nproc=(20, 20)");
+    outcome.says("log data=(134217728, 134217728)");
+    outcome.says("log write=Err(Some(30))");
+    outcome.says("log open-for-writing=true");
+    outcome.says("log exe=Ok(");
+    let files = outcome.lines.iter().find_map(|line| line.split_once("log files=")).unwrap().1;
+    let strange = |file: &&str| {
+        let library = file.contains(".so") || file.ends_with("/casemate-worker");
+        let cpu = file.starts_with("/sys/devices/system/cpu/") || *file == "/proc/cpuinfo";
+        !library && !cpu && !["/dev/urandom", "/proc/self/exe", "/empty/"].contains(file)
+    };
+    assert_eq!(files.split(' ').find(strange), None, "{files}");
+    outcome.says("report: descriptors=true | fds 0,1,2,3");
+    outcome.says("report: empty-root=true | / has 0 entries, 1 mounts");
+    outcome.says("report: Exited(0)");
+}
+
+fn every_end_has_its_cause() {
+    let (user, accept) = somebody();
+    let outcome = Rig::new(&["denied", "exit", "hang", "mount", "print", "thread"], user).play(accept);
+    assert_eq!(outcome.code, Some(0), "{}", outcome.all());
+    outcome.says("denied: log calling");
+    outcome.says("denied: Syscall(Denied { number: 110,");
+    outcome.says("thread: Syscall(Denied { number: 110,");
+    outcome.says_not("came back");
+    outcome.says_not("instruction: 0 }");
+    outcome.says("exit: Exited(3)");
+    outcome.says("hang: Killed");
+    outcome.says("print: Exited(0)");
+    outcome.says("mount: log setuid0=Err(");
+    outcome.says("mount: log host-proc=Err(Some(2))");
+    outcome.says("mount: log remount=Err(EPERM)");
+}
+
+fn a_front_that_breaks_the_protocol_ends() {
+    let (user, accept) = somebody();
+    let rig = Rig::new(&["many"], user);
+    for (order, why) in [
+        ("garbage", "shorter than its header"),
+        ("arenas", "an arena:"),
+        ("descriptors", "another number of descriptors"),
+        ("model", "not in its catalogue"),
+        ("worker", "a worker that it was not given"),
+    ] {
+        let mut running = rig.start(&format!("{accept}\n# break {order}"));
+        running.wait_for("event=failed");
+        let outcome = running.end();
+        assert_eq!(outcome.code, Some(70), "{}", outcome.all());
+        let times = outcome.lines.iter().filter(|line| line.contains("front-broken") && line.contains(why)).count();
+        assert_eq!(times, 5, "{order}:\n{}", outcome.all());
+        outcome.says("5 fronts in a row died");
+        outcome.says_not("worker-started");
+    }
+}
+
+fn a_missing_layer_is_named() {
+    let user = if geteuid().is_root() { USER } else { geteuid().as_raw() };
+    let rig = Rig::new(&["many"], Some(user));
+    let outcome = rig.start("").end();
+    assert_eq!(outcome.code, Some(78), "{}", outcome.all());
+    outcome.says("write sandbox.accept_missing = [\\\"own-identity\\\"]");
+    outcome.says_not("listening");
+    let outcome = rig.start_with(ACCEPT, &["--check"]).end();
+    assert_eq!(outcome.code, Some(0), "{}", outcome.all());
+    outcome.says_not("listening");
+}
+
+fn nothing_outlives_the_launcher() {
+    let (user, accept) = somebody();
+    let rig = Rig::new(&["many"], user);
+    // A worker that hangs, while its front waits for it.
+    std::fs::write(rig.folder.join("store/many/1/model.pt"), "hang").unwrap();
+    let mut running = rig.start(accept);
+    let started = running.wait_for("worker-started");
+    let pid = started.split("pid=").nth(1).and_then(|rest| rest.split(' ').next()).unwrap().to_owned();
+    let front = running.seen.iter().find_map(|line| line.split_once("front-started pid=")).unwrap().1.to_owned();
+    running.child.kill().unwrap();
+    running.child.wait().unwrap();
+    let alive = |pid: &str| {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        status.contains("State:") && !status.contains("State:\tZ")
+    };
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(5);
+    while alive(&pid) || alive(&front) {
+        assert!(std::time::Instant::now() < until, "{pid} or {front} lives");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+}
+
+fn bad_configs_open_no_socket() {
+    let (user, _) = somebody();
+    let rig = Rig::new(&["many"], user);
+    for bad in ["[sandbox]\naccept_missing = [\"seccomp\"]", "[models.none]", "nonsense"] {
+        let outcome = rig.start(bad).end();
+        assert_eq!(outcome.code, Some(78), "{}", outcome.all());
+        outcome.says("event=failed");
+        outcome.says_not("listening");
+    }
+}
+
+fn jails_are_made_fast() {
+    let (user, accept) = somebody();
+    let outcome = Rig::new(&["many"], user).play(accept);
+    let mut times: Vec<u64> = outcome
+        .lines
+        .iter()
+        .filter_map(|line| line.split_once("worker-started")?.1.split_once(" us=")?.1.parse().ok())
+        .collect();
+    times.sort_unstable();
+    assert_eq!(times.len(), 20, "{}", outcome.all());
+    println!("jail and exec of a small worker: p50 {} us, worst {} us", times[10], times[19]);
+    assert!(times[10] < 50_000, "{times:?}");
+}

@@ -1,0 +1,162 @@
+//! The probing worker: does what its model's bytes say, and prints what it finds.
+
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use casemate_ipc::frame;
+use casemate_ipc::launch::{Grant, fd};
+use casemate_ipc::layer::Waiver;
+use casemate_ipc::seqpacket::{Channel, PacketBuffer};
+use casemate_ipc::shm::arena::{Reader, Writer};
+use casemate_ipc::shm::map::Frozen;
+use casemate_ipc::work::{FromWorker, ToWorker};
+use casemate_launcher::sys::process::{exit_now, inherited};
+use casemate_lockdown::{Requirements, confine, lock, seal};
+use nix::sys::resource::{Resource, getrlimit};
+
+pub fn main() -> ! {
+    let open: Vec<i32> = (0..64).filter(|n| inherited(*n).map(std::mem::forget).is_some()).collect();
+    let channel = Channel::<FromWorker, ToWorker>::new(own(fd::WORKER_CHANNEL));
+    let grant = Frozen::map(own(fd::WORKER_GRANT)).unwrap();
+    let grant: Grant = frame::decode(grant.bytes()).unwrap();
+    Reader::open(own(fd::WORKER_REQUESTS), grant.requests).unwrap();
+    Writer::open(own(fd::WORKER_RESPONSES), grant.responses).unwrap();
+    let order = Frozen::map(own(fd::WORKER_MODEL)).unwrap();
+    let manifest = Frozen::map(own(fd::WORKER_MANIFEST)).unwrap();
+    assert_eq!(manifest.bytes(), b"manifest");
+    match order.bytes() {
+        b"report" => report(&grant, &open, &channel),
+        b"denied" => {
+            cage(&grant, || {});
+            refused();
+        }
+        b"thread" => thread_refused(&grant),
+        b"exit" => exit_now(3),
+        b"print" => print_a_lot(),
+        b"mount" => escape(),
+        b"many" => {}
+        b"hang" => loop {
+            thread::sleep(Duration::from_secs(1));
+        },
+        other => panic!("{other:?}"),
+    }
+    exit_now(0)
+}
+
+fn own(number: i32) -> OwnedFd {
+    inherited(number).unwrap()
+}
+
+/// What the jail looks like before the worker adds to it, then from outside under the whole cage.
+fn report(grant: &Grant, open: &[i32], channel: &Channel<FromWorker, ToWorker>) {
+    println!("fds={open:?} env={} pid={}", std::env::vars_os().count(), std::process::id());
+    println!("uid={} gid={} grant={}", nix::unistd::getuid(), nix::unistd::getgid(), grant.model);
+    println!("host={:?}", nix::sys::utsname::uname().unwrap().nodename());
+    println!("nnp={}", nix::sys::prctl::get_no_new_privs().unwrap());
+    for set in [caps::CapSet::Effective, caps::CapSet::Permitted, caps::CapSet::Bounding, caps::CapSet::Ambient] {
+        let mut held: Vec<_> = caps::read(None, set).unwrap().iter().map(ToString::to_string).collect();
+        held.sort();
+        println!("{set:?}={held:?}");
+    }
+    for (name, limit) in [
+        ("nofile", Resource::RLIMIT_NOFILE),
+        ("core", Resource::RLIMIT_CORE),
+        ("fsize", Resource::RLIMIT_FSIZE),
+        ("nproc", Resource::RLIMIT_NPROC),
+        ("data", Resource::RLIMIT_DATA),
+    ] {
+        println!("{name}={:?}", getrlimit(limit).unwrap());
+    }
+    let mut files = Vec::new();
+    walk(Path::new("/"), &mut files);
+    println!("files={}", files.join(" "));
+    println!("exe={:?}", fs::read_link("/proc/self/exe"));
+    println!("write={:?}", fs::write("/dev/x", b"").map_err(|e| e.raw_os_error()));
+    let library = files.iter().find(|f| f.contains("libc.so")).cloned().unwrap_or_default();
+    println!(
+        "open-for-writing={:?}",
+        fs::File::options().write(true).open(library).map_err(|e| e.raw_os_error()).is_err()
+    );
+    let interfaces = nix::ifaddrs::getifaddrs().map(|all| all.map(|one| one.interface_name).collect::<Vec<_>>());
+    println!("interfaces={interfaces:?}");
+    cage(grant, || {});
+    channel.send(&FromWorker::Pong { token: 1 }).unwrap();
+    // Until the front lets go.
+    let mut buffer = PacketBuffer::default();
+    assert!(channel.receive_plain(&mut buffer).unwrap().is_none());
+}
+
+/// The real door, as the real worker goes through it.
+fn cage(grant: &Grant, pools: impl FnOnce()) {
+    let namespaces = !grant.waived.contains(&Waiver::Namespaces);
+    let landlock = !grant.waived.contains(&Waiver::Landlock);
+    let requirements = Requirements { empty_root: namespaces, capabilities: namespaces, landlock };
+    let confined = confine().unwrap();
+    let (locked, _) = lock(confined, &requirements).unwrap();
+    pools();
+    let _ = seal(locked).unwrap();
+}
+
+fn refused() {
+    println!("calling");
+    println!("came back with {}", nix::unistd::getppid());
+}
+
+/// One of several threads does it, and not the first one.
+fn thread_refused(grant: &Grant) {
+    let (go, gone) = mpsc::channel::<()>();
+    cage(grant, || {
+        for _ in 0..3 {
+            thread::spawn(|| thread::sleep(Duration::from_secs(60)));
+        }
+        thread::spawn(move || {
+            let _ = gone.recv();
+            refused();
+        });
+        // Threads must have come to rest before the last filter.
+        thread::sleep(Duration::from_millis(100));
+    });
+    go.send(()).unwrap();
+    loop {
+        thread::park();
+    }
+}
+
+/// Nobody reads: it must not hang.
+fn print_a_lot() {
+    let block = vec![b'x'; 1 << 20];
+    let mut refused = 0;
+    for _ in 0..16 {
+        refused += usize::from(nix::unistd::write(std::io::stdout(), &block).is_err());
+    }
+    exit_now(if refused > 0 { 0 } else { 9 });
+}
+
+/// What the two capabilities that are left until the lock could be used for.
+fn escape() {
+    use nix::mount::{MsFlags, mount};
+    let writable = mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REMOUNT | MsFlags::MS_BIND, None::<&str>);
+    println!("remount={writable:?}");
+    println!("sethostname={:?}", nix::unistd::sethostname("x"));
+    println!("setuid0={:?}", nix::unistd::setuid(nix::unistd::Uid::from_raw(0)));
+    println!("host-proc={:?}", fs::read_dir("/proc/1").map(drop).map_err(|e| e.raw_os_error()));
+}
+
+fn walk(folder: &Path, files: &mut Vec<String>) {
+    for entry in fs::read_dir(folder).unwrap().flatten() {
+        match entry.file_type().unwrap() {
+            kind if kind.is_dir() => {
+                let before = files.len();
+                walk(&entry.path(), files);
+                if files.len() == before {
+                    files.push(format!("{}/", entry.path().display()));
+                }
+            }
+            _ => files.push(entry.path().display().to_string()),
+        }
+    }
+}
