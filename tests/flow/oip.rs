@@ -1,5 +1,7 @@
 //! The Open Inference Protocol as a client sees it: metadata, JSON and binary tensors in both directions, every type.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, reason = "test code: what cannot be is a failure")]
+
 use casemate_tests::casemate::{Casemate, Setup};
 use casemate_tests::client::Answer;
 use casemate_tests::models;

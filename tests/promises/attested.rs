@@ -1,6 +1,8 @@
 //! SECURITY.md, "The cage, layer by layer": every layer as the kernel shows it from outside, as root and as an ordinary
 //! user, on a worker that has loaded a real model.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, reason = "test code: what cannot be is a failure")]
+
 use std::collections::BTreeSet;
 
 use casemate_tests::casemate::{Casemate, ORDINARY, Setup, is_root};

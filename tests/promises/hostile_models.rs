@@ -2,6 +2,8 @@
 //! running server with a neighbour that must not notice. Each act was seen to happen without a cage (the positive controls
 //! stand in `tests/harness/models.rs`).
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, reason = "test code: what cannot be is a failure")]
+
 use std::path::Path;
 use std::time::{Duration, Instant};
 

@@ -1,6 +1,8 @@
 //! SECURITY.md, "What native code in a worker cannot do": each probe is tried inside a sealed worker and, as its positive
 //! control, by the same code without a cage.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, reason = "test code: what cannot be is a failure")]
+
 use std::collections::BTreeMap;
 use std::process::Command;
 use std::time::Duration;

@@ -1,5 +1,7 @@
 //! SECURITY.md, "Three programs": what each links, where the server listens, and what the launcher refuses to read.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, reason = "test code: what cannot be is a failure")]
+
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::process::Command;
 

@@ -1,5 +1,7 @@
 //! SECURITY.md, "One model's end is not another's": killed, stopped, crash-looping and refused workers, and an orderly end.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, reason = "test code: what cannot be is a failure")]
+
 use std::path::Path;
 use std::time::{Duration, Instant};
 

@@ -1,6 +1,6 @@
 //! A worker's trip, each step with the proof of the last one in its hand:
 //!
-//! boot → confine → warm up → lock → thread pools → seal → verify → load → trial → serve.
+//! boot → the engine's first act → confine → warm up → lock → thread pools → seal → verify → load → trial → serve.
 //!
 //! Until `seal` has succeeded no byte of the model or of its manifest has been read by anything.
 
@@ -18,20 +18,18 @@ use crate::model::verify::{self, Verified};
 use crate::serve::Cell;
 use crate::warm;
 
-/// Goes all the way; what comes back is the exit code.
-pub fn run() -> i32 {
+/// Goes all the way. It ends the process itself: closing the channel is a call that the last filter does not allow.
+pub fn run() -> ! {
     warm::set_panic_hook();
     let Born { front, estate } = match boot::boot() {
         Ok(born) => born,
         Err(error) => {
             shim::log(2, format!("boot: {error}\n").as_bytes());
-            return exit_code::BOOT;
+            shim::exit(exit_code::BOOT)
         }
     };
-    match estate.map_err(|error| Stop::at(Step::Boot, error)).and_then(|estate| live(&front, estate)) {
-        Ok(code) => code,
-        Err(stop) => stop.say(&front),
-    }
+    let lived = estate.map_err(|error| Stop::at(Step::Boot, error)).and_then(|estate| live(&front, estate));
+    shim::exit(lived.unwrap_or_else(|stop| stop.say(&front)))
 }
 
 /// A step that failed.
@@ -76,6 +74,7 @@ fn live(front: &ToFront, estate: Estate) -> Result<i32, Stop> {
 
 /// Puts the whole cage on, in the one order that works.
 fn cage(grant: &Grant) -> Result<Sealed, Stop> {
+    engine::first_act().map_err(|error| Stop::at(Step::Warm, error))?;
     let confined = lockdown::confine().map_err(|error| Stop::at(Step::Lock, error))?;
     warm::warm_up().map_err(|error| Stop::at(Step::Warm, error))?;
     let waived = |waiver: Waiver| grant.waived.contains(&waiver);

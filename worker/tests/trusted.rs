@@ -30,5 +30,8 @@ fn the_embedded_archive_is_this_source() {
         std::fs::write(FILE, trusted()).unwrap();
     }
     let same = std::fs::read(FILE).unwrap() == trusted();
-    assert!(same, "{FILE} is not what the forge makes; run this test with CASEMATE_WRITE_TRUSTED=1 and look at the change");
+    assert!(
+        same,
+        "{FILE} is not what the forge makes; run this test with CASEMATE_WRITE_TRUSTED=1 and look at the change"
+    );
 }

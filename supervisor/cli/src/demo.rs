@@ -13,7 +13,7 @@ use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -133,7 +133,13 @@ fn show(
     let began = Instant::now();
     let address = wait(server, stop, Server::address, "the launcher to say where it listens")?;
     let client = Client::new(address);
-    wait(server, stop, |_| client.is_ready(NAME).then_some(()), "the model to get ready")?;
+    let ready = |_: &mut Server| {
+        // A model that has been given up will never be ready; a server that does not answer yet will be asked again.
+        let failed = || client.status(NAME, "1").ok()?.failed;
+        client.is_ready(NAME).then_some(Ok(())).or_else(|| failed().map(Err))
+    };
+    wait(server, stop, ready, "the model to get ready")?
+        .map_err(|reason| DemoError::Server { error: ServerError::GivenUp(reason), lines: String::new() })?;
     let line = format!("Ready at http://{address} after {:.1} s.", began.elapsed().as_secs_f64());
     screen.line(screen.tone(Tone::Quiet, line));
     screen.line("");
@@ -215,15 +221,15 @@ fn private_folder() -> io::Result<TempDir> {
     let mut builder = tempfile::Builder::new();
     builder.prefix("casemate-demo-").permissions(fs::Permissions::from_mode(0o700));
     let run = Path::new("/run");
-    if geteuid().is_root() && run.is_dir() {
-        if let Ok(folder) = builder.tempdir_in(run) {
-            return Ok(folder);
-        }
+    if geteuid().is_root()
+        && let Ok(folder) = builder.tempdir_in(run)
+    {
+        return Ok(folder);
     }
     builder.tempdir()
 }
 
-fn fill(store: &PathBuf) -> Result<Manifest, DemoError> {
+fn fill(store: &Path) -> Result<Manifest, DemoError> {
     let Manifest { format: _, sha256, inputs, outputs, batching, limits } =
         Manifest::parse(MANIFEST).map_err(DemoError::Manifest)?;
     let declaration = Declaration { inputs, outputs, batching, limits };

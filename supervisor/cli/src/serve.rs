@@ -57,18 +57,18 @@ Example:
   casemate serve --config /etc/casemate/casemate.toml
 
 A config that is enough:
-  store = \"/srv/models\"            # STORE/<model>/<version>/{model.pt,model.toml}; see `casemate model add`
+  store = \"/srv/models\"              # what `casemate model add` writes to
 
 The same with what is usually changed:
   store = \"/srv/models\"
   [listen]
-  inference = \"127.0.0.1:8080\"     # loopback only; port 0 takes a free one
+  inference = \"127.0.0.1:8080\"       # loopback only; port 0 takes a free one
   [sandbox]
-  accept_missing = [\"own-identity\"] # needed when not started as root: workers cannot have a uid each
+  accept_missing = [\"own-identity\"]  # when not started as root
   [limits]
   request_bytes = 67108864
   [models.iris]
-  versions = \"all\"                 # or \"latest\" (the default), or [\"1\", \"3\"]
+  versions = \"all\"                   # or \"latest\" (the default), or [\"1\", \"3\"]
   threads = 2";
 
 const NOTES: &str = "\

@@ -1,5 +1,7 @@
 //! The command as a shell sees it: what it prints, and the number it ends with.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};

@@ -1,11 +1,13 @@
 //! The demo against a launcher that only pretends: a shell script, with this test as its HTTP server.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -23,6 +25,9 @@ const LAYERS: [&str; 11] = [
     "descriptors",
 ];
 
+/// Lacks everything.
+const GIVEN_UP: &str = "the model";
+
 /// Answers as a server whose model knows each of the samples, and whose worker lacks one layer.
 fn serve(lacks: &'static str) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -35,7 +40,7 @@ fn serve(lacks: &'static str) -> u16 {
     port
 }
 
-fn answer(mut stream: &TcpStream, lacks: &str) -> Option<()> {
+fn answer(stream: &TcpStream, lacks: &str) -> Option<()> {
     let mut reader = BufReader::new(stream);
     let (mut head, mut length) = (String::new(), 0);
     loop {
@@ -61,15 +66,22 @@ fn answer(mut stream: &TcpStream, lacks: &str) -> Option<()> {
             { "name": "digit", "shape": [1], "datatype": "INT64", "data": [digit] },
         ] })
     } else if head.starts_with("GET /casemate/v1/models/digits/versions/1 ") {
+        if lacks == GIVEN_UP {
+            return reply(stream, 200, &serde_json::json!({ "state": "failed", "reason": "five starts failed" }));
+        }
         let cage = LAYERS
             .map(|layer| serde_json::json!({ "layer": layer, "in_force": layer != lacks, "evidence": "Seccomp: 2" }));
         serde_json::json!({ "worker": { "pid": 7, "cage": cage } })
     } else {
         assert!(head.starts_with("GET /v2/models/digits/ready "), "{head}");
-        serde_json::json!({})
+        return reply(stream, if lacks == GIVEN_UP { 503 } else { 200 }, &serde_json::json!({}));
     };
+    reply(stream, 200, &answer)
+}
+
+fn reply(mut stream: &TcpStream, code: u16, answer: &serde_json::Value) -> Option<()> {
     let answer = answer.to_string();
-    write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{answer}", answer.len()).ok()
+    write!(stream, "HTTP/1.1 {code} X\r\nContent-Length: {}\r\n\r\n{answer}", answer.len()).ok()
 }
 
 fn label(body: &[u8]) -> u64 {
@@ -101,9 +113,10 @@ fn demo(folder: &Path) -> (Output, String) {
 /// Notes where the config lies, listens as told, and is there until it is ended.
 fn pretend(port: u16) -> String {
     format!(
-        "cp \"$2\" \"${{0%/*}}/config\"; echo 'casemate: warming up' >&2\n\
+        "trap 'echo ended > \"${{0%/*}}/ended\"; exit 0' TERM\n\
+         cp \"$2\" \"${{0%/*}}/config\"; echo 'casemate: warming up' >&2\n\
          echo 'casemate: listening on http://127.0.0.1:{port}' >&2\n\
-         trap 'echo ended > \"${{0%/*}}/ended\"; exit 0' TERM; while :; do sleep 0.05; done"
+         while :; do sleep 0.05; done"
     )
 }
 
@@ -140,15 +153,25 @@ fn a_launcher_that_gives_up_is_69_with_its_words() {
 #[test]
 fn a_termination_ends_the_launcher_too() {
     let folder = place(&pretend(serve("")));
-    let mut child =
-        Command::new(folder.path().join("casemate")).arg("demo").stdout(std::process::Stdio::null()).spawn().unwrap();
-    let until = Instant::now() + Duration::from_secs(20);
-    while !folder.path().join("config").exists() && Instant::now() < until {
-        thread::sleep(Duration::from_millis(20));
-    }
-    thread::sleep(Duration::from_millis(300));
+    let mut child = Command::new(folder.path().join("casemate")).arg("demo").stdout(Stdio::piped()).spawn().unwrap();
+    let said = BufReader::new(child.stdout.take().unwrap());
+    let serving = said.lines().any(|line| line.unwrap() == "Serving until Ctrl-C.");
+    assert!(serving, "it never came so far");
     let pid = nix::unistd::Pid::from_raw(child.id().try_into().unwrap());
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
     assert!(child.wait().unwrap().success());
     assert!(folder.path().join("ended").exists());
+}
+
+#[test]
+fn a_model_that_is_given_up_is_not_waited_for() {
+    let folder = place(&pretend(serve(GIVEN_UP)));
+    let began = Instant::now();
+    let (output, said) = demo(folder.path());
+    assert_eq!(output.status.code(), Some(69), "{said}");
+    assert!(
+        said.contains("gave the model up: five starts failed") && said.contains("| casemate: warming up"),
+        "{said}"
+    );
+    assert!(began.elapsed() < Duration::from_secs(30));
 }

@@ -14,6 +14,8 @@ use std::process::Command;
 
 use thiserror::Error;
 
+use crate::owner::{Owner, OwnerError};
+
 /// What a worker's root holds.
 #[derive(Debug)]
 pub struct Library {
@@ -42,6 +44,9 @@ pub enum LibraryError {
         /// Why not.
         source: io::Error,
     },
+    /// Others could have written it.
+    #[error(transparent)]
+    Owner(#[from] OwnerError),
     /// Not a program that names its loader.
     #[error("{} is not a 64-bit ELF program that names its loader", .0.display())]
     NotElf(PathBuf),
@@ -70,11 +75,15 @@ pub enum LibraryError {
 
 impl Library {
     /// Asks the program's loader, and reads what is copied into each root.
-    pub fn of(program: &Path) -> Result<Self, LibraryError> {
+    pub fn of(program: &Path, owner: Owner) -> Result<Self, LibraryError> {
         let loader = loader_of(program)?;
         let told = ask(&loader, program)?;
         let mut files = BTreeMap::new();
         for source in [program.to_path_buf(), loader].into_iter().chain(parse(&told, program)?) {
+            // Whoever can write a library can write the worker.
+            let file =
+                File::open(&source).map_err(|error| LibraryError::Read { path: source.clone(), source: error })?;
+            owner.check(&source, &file)?;
             files.insert(normal(&source), source);
         }
         let files = files.into_iter().map(|(target, source)| Bound { source, target }).collect();
@@ -224,7 +233,7 @@ mod tests {
     #[test]
     fn this_test_s_own_files_are_found() {
         let own = std::env::current_exe().unwrap();
-        let library = Library::of(&own).unwrap();
+        let library = Library::of(&own, Owner::current()).unwrap();
         let targets: Vec<_> = library.files().iter().map(|bound| bound.target.clone()).collect();
         assert!(targets.contains(&own));
         assert!(targets.iter().any(|path| path.to_string_lossy().contains("libc.so")), "{targets:?}");
@@ -235,7 +244,7 @@ mod tests {
     #[test]
     fn what_is_no_program_is_refused() {
         for path in ["/proc/cpuinfo", "/dev/null", "/nonexistent"] {
-            assert!(Library::of(Path::new(path)).is_err(), "{path}");
+            assert!(Library::of(Path::new(path), Owner::current()).is_err(), "{path}");
         }
     }
 }

@@ -20,7 +20,7 @@ use thiserror::Error;
 
 use crate::attest::{self, Subject};
 use crate::front::{Front, FrontPlan};
-use crate::jail::identity::{Identity, Pool};
+use crate::jail::identity::{Identity, Pool, uids_of_processes};
 use crate::log;
 use crate::permit::{Facts, Permits, Verdict};
 use crate::spawn::{Arenas, SpawnError, Spawned, Spawner};
@@ -51,6 +51,8 @@ pub struct Monitor {
 struct Serving {
     front: Front,
     first: u64,
+    /// It broke the protocol, or closed its channel: nothing is read from it and nothing said to it until it is gone.
+    left: bool,
 }
 
 #[derive(Debug)]
@@ -110,7 +112,7 @@ impl Monitor {
             signals,
             tracer: Tracer::default(),
             permits: Permits::new(config.limits.starts_per_minute),
-            pool: Pool::new(as_root.then(|| config.identities.clone())),
+            pool: Pool::new(as_root.then(|| config.identities.clone()), std::process::id()),
             memory,
             workers: BTreeMap::new(),
             next: 1,
@@ -163,6 +165,9 @@ impl Monitor {
         if self.stopping.is_some_and(|until| now >= until) {
             return Err(MonitorError::Disorder("it took longer than limits.drain_ms allows"));
         }
+        if self.stopping.is_some() && self.front.is_none() {
+            return Ok(true);
+        }
         if self.again.is_some_and(|at| now >= at) {
             self.again = None;
             self.start_front()?;
@@ -178,7 +183,7 @@ impl Monitor {
             PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
         });
         let mut watched = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
-        if let Some(serving) = &self.front {
+        if let Some(serving) = self.front.as_ref().filter(|serving| !serving.left) {
             watched.push(PollFd::new(serving.front.channel.as_fd(), PollFlags::POLLIN));
         }
         match poll(&mut watched, timeout) {
@@ -202,10 +207,8 @@ impl Monitor {
                 Some(_) => Duration::ZERO,
             };
             self.stopping = Some(Instant::now() + patience);
-            match &self.front {
-                Some(serving) => drop(send_signal(&serving.front.pidfd, Signal::SIGTERM)),
-                // Between two fronts there is nobody to wait for.
-                None => self.again = Some(Instant::now()),
+            if let Some(serving) = &self.front {
+                let _ = send_signal(&serving.front.pidfd, Signal::SIGTERM);
             }
         }
     }
@@ -213,13 +216,10 @@ impl Monitor {
     // === the front ===
 
     fn start_front(&mut self) -> Result<(), MonitorError> {
-        if self.stopping.is_some() {
-            return Err(MonitorError::Disorder("there was none"));
-        }
         match self.plan.start(&mut self.tracer) {
             Ok(front) => {
                 log::info("front-started", &[("pid", &front.pid)]);
-                self.front = Some(Serving { front, first: self.next });
+                self.front = Some(Serving { front, first: self.next, left: false });
                 if let Err(Broken(why)) = self.send_catalogue() {
                     self.end_front(&why);
                 }
@@ -243,7 +243,8 @@ impl Monitor {
 
     /// Ends a front that broke the protocol.
     fn end_front(&mut self, why: &str) {
-        if let Some(serving) = &self.front {
+        if let Some(serving) = &mut self.front {
+            serving.left = true;
             log::error("front-broken", &[("pid", &serving.front.pid), ("why", &why)]);
             let _ = send_signal(&serving.front.pidfd, Signal::SIGKILL);
         }
@@ -279,12 +280,12 @@ impl Monitor {
 
     fn hear_front(&mut self, buffer: &mut PacketBuffer) -> Result<(), Broken> {
         // One request a turn, so that ends of processes are seen in between.
-        let Some(serving) = &self.front else { return Ok(()) };
+        let Some(serving) = self.front.as_mut().filter(|serving| !serving.left) else { return Ok(()) };
         match serving.front.channel.receive_with::<2>(buffer) {
             Ok(Some((request, fds))) => self.obey(&request, fds),
-            // Its end comes next; and if it does not, a front that cannot be spoken to is none.
+            // Its own end comes next.
             Ok(None) if self.stopping.is_some() => {
-                std::thread::sleep(Duration::from_millis(1));
+                serving.left = true;
                 Ok(())
             }
             Ok(None) => Err(Broken("it closed its channel".to_owned())),
@@ -333,7 +334,7 @@ impl Monitor {
 
     /// Sends a reply. A front that leaves its replies unread for seconds is not one that works.
     fn reply(&self, reply: &LaunchReply, fds: &[std::os::fd::BorrowedFd<'_>]) -> Result<(), Broken> {
-        let Some(serving) = &self.front else { return Ok(()) };
+        let Some(serving) = self.front.as_ref().filter(|serving| !serving.left) else { return Ok(()) };
         let channel = &serving.front.channel;
         loop {
             match channel.send_with(reply, fds) {
@@ -357,7 +358,7 @@ impl Monitor {
 
     fn start_worker(&mut self, model: &ModelId, fds: Vec<OwnedFd>, asked: Instant) -> Result<(), Broken> {
         let arenas = Arenas::check(fds, &self.config).map_err(|error| Broken(format!("an arena: {error}")))?;
-        let Some(identity) = self.pool.take() else {
+        let Some(identity) = self.pool.take(&uids_of_processes()) else {
             return self.refuse(model, "every uid of sandbox.worker_uid_count is in use".to_owned(), true);
         };
         let worker = WorkerId(self.next);

@@ -143,7 +143,7 @@ pub fn prepare(path: &Path, owner: Owner) -> Result<Ready, StartError> {
     let config = Config::parse(&text).map_err(|source| StartError::Config { path: path.to_path_buf(), source })?;
     let store = Store::open(&config, owner)?;
     let (program, front) = (Program::beside("casemate-worker", owner)?, Program::beside("casemate-front", owner)?);
-    let library = Library::of(program.path())?;
+    let library = Library::of(program.path(), owner)?;
     let host = host::probe(&config, owner, &library)?;
     for waiver in &host.missing {
         log::warn("layer-missing", &[("layer", waiver), ("accepted", &"sandbox.accept_missing")]);

@@ -249,13 +249,8 @@ mod tests {
     fn a_script_is_what_is_written() {
         assert_eq!(Script::parse(b"").unwrap(), Script::default());
         let script = Script::parse(b"after = 2\nsleep_ms = 5\nlie = \"twice\"\ncrash = \"segv\"").unwrap();
-        let expected = Script {
-            after: 2,
-            sleep_ms: 5,
-            lie: Some(Lie::Twice),
-            crash: Some(Death::Segv),
-            ..Script::default()
-        };
+        let expected =
+            Script { after: 2, sleep_ms: 5, lie: Some(Lie::Twice), crash: Some(Death::Segv), ..Script::default() };
         assert_eq!(script, expected);
         for spoilt in [&b"lie = \"truth\""[..], b"sleep = 5", b"\xff"] {
             assert!(Script::parse(spoilt).is_err());

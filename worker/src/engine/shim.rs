@@ -178,7 +178,9 @@ pub fn crash(how: Crash) {
 fn trap(arithmetic: bool) {
     if arithmetic {
         // SAFETY: a division by zero raises SIGFPE and changes nothing.
-        unsafe { std::arch::asm!("xor ecx, ecx", "xor edx, edx", "mov eax, 1", "idiv ecx", out("eax") _, out("ecx") _, out("edx") _) };
+        unsafe {
+            std::arch::asm!("xor ecx, ecx", "xor edx, edx", "mov eax, 1", "idiv ecx", out("eax") _, out("ecx") _, out("edx") _)
+        };
     } else {
         // SAFETY: an undefined instruction raises SIGILL and changes nothing.
         unsafe { std::arch::asm!("ud2") };

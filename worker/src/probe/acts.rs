@@ -81,9 +81,7 @@ pub(super) const ALL: &[Probe] = &[
         let message = [0, 0, iov.as_ptr() as u64, 1, rights.as_ptr() as u64, 24, 0];
         call(c::SYS_sendmsg, [n(3), Arg::Words(&message), n(0)])
     }),
-    prepared("recvmsg", channel, || {
-        call(c::SYS_recvmsg, [n(3), Arg::Words(&[0; 7]), n(c::MSG_DONTWAIT)])
-    }),
+    prepared("recvmsg", channel, || call(c::SYS_recvmsg, [n(3), Arg::Words(&[0; 7]), n(c::MSG_DONTWAIT)])),
     prepared("sendto-address", channel, || {
         let address = Arg::Bytes(b"\x01\x00\x00casemate-probe");
         call(c::SYS_sendto, [n(3), Arg::Bytes(b"x"), n(1), n(0), address, n(17)])
@@ -110,9 +108,7 @@ pub(super) const ALL: &[Probe] = &[
     #[cfg(target_arch = "x86_64")]
     probe("vfork", || shim::birth(c::SYS_vfork, words([]))),
     probe("clone-process", || shim::birth(c::SYS_clone, words([n(c::SIGCHLD)]))),
-    probe("clone-thread", || {
-        shim::birth(c::SYS_clone, words([n(c::CLONE_VM | c::CLONE_SIGHAND | c::CLONE_THREAD)]))
-    }),
+    probe("clone-thread", || shim::birth(c::SYS_clone, words([n(c::CLONE_VM | c::CLONE_SIGHAND | c::CLONE_THREAD)]))),
     probe("clone3", || {
         // struct clone_args, 64 bytes: flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls
         shim::birth(c::SYS_clone3, words([Arg::Words(&[0, 0, 0, 0, 17, 0, 0, 0]), Arg::Number(64)]))
@@ -122,9 +118,8 @@ pub(super) const ALL: &[Probe] = &[
         with_line("execve", |argv| call(c::SYS_execve, [text(c"/bin/echo"), Arg::Words(argv), Arg::Words(&[0])]))
     }),
     probe("execveat", || {
-        let argv = |argv: &[u64]| {
-            call(c::SYS_execveat, [cwd(), text(c"/bin/echo"), Arg::Words(argv), Arg::Words(&[0]), n(0)])
-        };
+        let argv =
+            |argv: &[u64]| call(c::SYS_execveat, [cwd(), text(c"/bin/echo"), Arg::Words(argv), Arg::Words(&[0]), n(0)]);
         with_line("execveat", argv)
     }),
     probe("execveat-memory", || {
@@ -158,9 +153,7 @@ pub(super) const ALL: &[Probe] = &[
     }),
     probe("getpid", || call(c::SYS_getpid, [])),
     // --- namespaces and mounts -------------------------------------------------------------------------------------
-    prepared("mount", own_mounts, || {
-        call(c::SYS_mount, [text(c"none"), text(c"/tmp"), text(c"tmpfs"), n(0), ZERO])
-    }),
+    prepared("mount", own_mounts, || call(c::SYS_mount, [text(c"none"), text(c"/tmp"), text(c"tmpfs"), n(0), ZERO])),
     prepared("umount2", own_mounts, || call(c::SYS_umount2, [text(c"/proc"), n(c::MNT_DETACH)])),
     prepared("fsopen", own_mounts, || call(c::SYS_fsopen, [text(c"tmpfs"), n(0)])),
     probe("open-tree", || call(c::SYS_open_tree, [cwd(), text(c"/"), n(0)])),
@@ -197,9 +190,7 @@ pub(super) const ALL: &[Probe] = &[
         call(c::SYS_perf_event_open, [Arg::Bytes(&attributes), n(0), n(-1), n(-1), n(0)])
     }),
     probe("keyctl", || call(c::SYS_keyctl, [n(0), n(-3), n(0), ZERO, ZERO])),
-    probe("add-key", || {
-        call(c::SYS_add_key, [text(c"user"), text(c"casemate-probe"), Arg::Bytes(b"x"), n(1), n(-1)])
-    }),
+    probe("add-key", || call(c::SYS_add_key, [text(c"user"), text(c"casemate-probe"), Arg::Bytes(b"x"), n(1), n(-1)])),
     probe("init-module", || call(c::SYS_init_module, [ZERO, n(0), text(c"")])),
     probe("finit-module", || call(c::SYS_finit_module, [n(0), text(c""), n(0)])),
     probe("kexec-load", || call(c::SYS_kexec_load, [n(0), n(0), ZERO, Arg::Number(u64::MAX)])),

@@ -25,32 +25,32 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::os::fd::AsFd;
 
 /// What a worker is born with.
-pub struct Birth {
-    pub format: &'static str,
-    pub model: Vec<u8>,
-    pub inputs: Vec<&'static str>,
-    pub outputs: Vec<&'static str>,
-    pub max_batch_size: u32,
-    pub threads: u32,
-    pub slot_bytes: u64,
+pub(crate) struct Birth {
+    pub(crate) format: &'static str,
+    pub(crate) model: Vec<u8>,
+    pub(crate) inputs: Vec<&'static str>,
+    pub(crate) outputs: Vec<&'static str>,
+    pub(crate) max_batch_size: u32,
+    pub(crate) threads: u32,
+    pub(crate) slot_bytes: u64,
     /// Written into the manifest in place of the true one.
-    pub sha256: Option<String>,
+    pub(crate) sha256: Option<String>,
     /// In place of the manifest that the fields above make.
-    pub manifest: Option<String>,
+    pub(crate) manifest: Option<String>,
     /// Before the program, for watching it; the variable CASEMATE_UNDER, for example `strace -f -o FILE`.
-    pub under: Vec<String>,
-    pub environment: Vec<(&'static str, &'static str)>,
-    pub arguments: Vec<&'static str>,
+    pub(crate) under: Vec<String>,
+    pub(crate) environment: Vec<(&'static str, &'static str)>,
+    pub(crate) arguments: Vec<&'static str>,
     /// Something open at 9, which should not be.
-    pub leak: bool,
+    pub(crate) leak: bool,
 }
 
 /// A worker that runs.
-pub struct Cell {
+pub(crate) struct Cell {
     child: Child,
-    pub front: Channel<ToWorker, FromWorker>,
-    pub requests: Writer,
-    pub responses: Reader,
+    pub(crate) front: Channel<ToWorker, FromWorker>,
+    pub(crate) requests: Writer,
+    pub(crate) responses: Reader,
     log: File,
     buffer: PacketBuffer,
     born: Instant,
@@ -60,29 +60,29 @@ pub struct Cell {
 
 /// One tensor.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Value {
-    pub dtype: DType,
-    pub dims: Vec<u64>,
-    pub bytes: Vec<u8>,
+pub(crate) struct Value {
+    pub(crate) dtype: DType,
+    pub(crate) dims: Vec<u64>,
+    pub(crate) bytes: Vec<u8>,
 }
 
-pub fn f32s(dims: &[u64], values: &[f32]) -> Value {
+pub(crate) fn f32s(dims: &[u64], values: &[f32]) -> Value {
     Value { dtype: DType::Fp32, dims: dims.to_vec(), bytes: values.iter().flat_map(|v| v.to_le_bytes()).collect() }
 }
 
-pub fn i64s(dims: &[u64], values: &[i64]) -> Value {
+pub(crate) fn i64s(dims: &[u64], values: &[i64]) -> Value {
     Value { dtype: DType::Int64, dims: dims.to_vec(), bytes: values.iter().flat_map(|v| v.to_le_bytes()).collect() }
 }
 
 impl Value {
-    pub fn to_f32s(&self) -> Vec<f32> {
+    pub(crate) fn to_f32s(&self) -> Vec<f32> {
         assert_eq!(self.dtype, DType::Fp32);
         self.bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
     }
 }
 
 impl Birth {
-    pub fn new(format: &'static str, model: Vec<u8>) -> Self {
+    pub(crate) fn new(format: &'static str, model: Vec<u8>) -> Self {
         Self {
             format,
             model,
@@ -100,25 +100,25 @@ impl Birth {
         }
     }
 
-    pub fn torch(model: Vec<u8>) -> Self {
+    pub(crate) fn torch(model: Vec<u8>) -> Self {
         Self::new("torchscript", model)
     }
 
-    pub fn echo(script: &str) -> Self {
+    pub(crate) fn echo(script: &str) -> Self {
         Self::new("echo", script.as_bytes().to_vec())
     }
 
-    pub fn inputs(mut self, inputs: &[&'static str]) -> Self {
+    pub(crate) fn inputs(mut self, inputs: &[&'static str]) -> Self {
         self.inputs = inputs.to_vec();
         self
     }
 
-    pub fn outputs(mut self, outputs: &[&'static str]) -> Self {
+    pub(crate) fn outputs(mut self, outputs: &[&'static str]) -> Self {
         self.outputs = outputs.to_vec();
         self
     }
 
-    pub fn spawn(self) -> Cell {
+    pub(crate) fn spawn(self) -> Cell {
         keep_low_numbers();
         let geometry = Geometry { slots: 2, slot_bytes: self.slot_bytes };
         let (requests, requests_file) = arena::requests(geometry).unwrap();
@@ -184,7 +184,7 @@ impl Birth {
     }
 
     /// Spawned, verified, ready.
-    pub fn ready(self) -> Cell {
+    pub(crate) fn ready(self) -> Cell {
         let mut cell = self.spawn();
         cell.verified();
         match cell.hear() {
@@ -194,7 +194,7 @@ impl Birth {
     }
 
     /// Spawned, and what it refused with.
-    pub fn refused(self) -> (Cell, Step, String) {
+    pub(crate) fn refused(self) -> (Cell, Step, String) {
         let mut cell = self.spawn();
         loop {
             match cell.hear() {
@@ -209,7 +209,8 @@ impl Birth {
         if let Some(text) = &self.manifest {
             return text.clone();
         }
-        let digest = || <sha2::Sha256 as sha2::Digest>::digest(&self.model).iter().map(|b| format!("{b:02x}")).collect();
+        let digest =
+            || <sha2::Sha256 as sha2::Digest>::digest(&self.model).iter().map(|b| format!("{b:02x}")).collect();
         let sha256: String = self.sha256.clone().unwrap_or_else(digest);
         let mut text = format!("format = \"{}\"\nsha256 = \"{sha256}\"\n", self.format);
         for (side, specs) in [("input", &self.inputs), ("output", &self.outputs)] {
@@ -224,23 +225,23 @@ impl Birth {
 }
 
 impl Cell {
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    pub fn age(&self) -> Duration {
+    pub(crate) fn age(&self) -> Duration {
         self.born.elapsed()
     }
 
     /// The next message; none when the worker has gone.
-    pub fn try_hear(&mut self) -> Option<FromWorker> {
+    pub(crate) fn try_hear(&mut self) -> Option<FromWorker> {
         let mut fds = [PollFd::new(self.front.as_fd(), PollFlags::POLLIN)];
         let ready = poll(&mut fds, PollTimeout::from(60_000u16)).unwrap();
         assert!(ready == 1, "the worker says nothing\n{}", self.log());
         self.front.receive(&mut self.buffer).unwrap()
     }
 
-    pub fn hear(&mut self) -> FromWorker {
+    pub(crate) fn hear(&mut self) -> FromWorker {
         let heard = self.try_hear();
         heard.unwrap_or_else(|| {
             let status = self.wait();
@@ -248,7 +249,7 @@ impl Cell {
         })
     }
 
-    pub fn verified(&mut self) -> Declared {
+    pub(crate) fn verified(&mut self) -> Declared {
         match self.hear() {
             FromWorker::Verified { declared } => declared,
             other => panic!("{other:?}\n{}", self.log()),
@@ -256,11 +257,10 @@ impl Cell {
     }
 
     /// Sends a batch in slot 0.
-    pub fn send(&mut self, inputs: &[Value]) -> BatchId {
+    pub(crate) fn send(&mut self, inputs: &[Value]) -> BatchId {
         let mut slot = self.requests.slot(0).unwrap();
-        let place = |value: &Value| {
-            slot.place(value.dtype, Shape::new(value.dims.clone()).unwrap(), &[&value.bytes]).unwrap()
-        };
+        let place =
+            |value: &Value| slot.place(value.dtype, Shape::new(value.dims.clone()).unwrap(), &[&value.bytes]).unwrap();
         let inputs: Vec<Placed> = inputs.iter().map(place).collect();
         let batch = BatchId(self.next);
         self.next += 1;
@@ -268,7 +268,7 @@ impl Cell {
         batch
     }
 
-    pub fn run(&mut self, inputs: &[Value]) -> Vec<Value> {
+    pub(crate) fn run(&mut self, inputs: &[Value]) -> Vec<Value> {
         let sent = self.send(inputs);
         match self.hear() {
             FromWorker::Done { batch, outputs, .. } if batch == sent => outputs.iter().map(|p| self.take(p)).collect(),
@@ -276,7 +276,7 @@ impl Cell {
         }
     }
 
-    pub fn fails(&mut self, inputs: &[Value]) -> (Failure, String) {
+    pub(crate) fn fails(&mut self, inputs: &[Value]) -> (Failure, String) {
         let sent = self.send(inputs);
         match self.hear() {
             FromWorker::Failed { batch, failure, detail } if batch == sent => (failure, detail),
@@ -284,20 +284,20 @@ impl Cell {
         }
     }
 
-    pub fn take(&self, placed: &Placed) -> Value {
+    pub(crate) fn take(&self, placed: &Placed) -> Value {
         let bytes = self.responses.take(0, placed).unwrap();
         Value { dtype: placed.dtype, dims: placed.shape.dims().to_vec(), bytes }
     }
 
     /// Waits for its end.
-    pub fn wait(&mut self) -> ExitStatus {
+    pub(crate) fn wait(&mut self) -> ExitStatus {
         if self.status.is_none() {
             self.status = Some(self.child.wait().unwrap());
         }
         self.status.unwrap()
     }
 
-    pub fn dies_of(&mut self, signal: i32) {
+    pub(crate) fn dies_of(&mut self, signal: i32) {
         while let Some(message) = self.try_hear() {
             let last_words = matches!(message, FromWorker::Verified { .. } | FromWorker::Ready { .. });
             assert!(last_words, "{message:?}\n{}", self.log());
@@ -307,25 +307,25 @@ impl Cell {
     }
 
     /// Says that nothing more will come; the exit code.
-    pub fn drain(mut self) -> Option<i32> {
+    pub(crate) fn drain(mut self) -> Option<i32> {
         self.front.send(&ToWorker::Drain).unwrap();
         self.wait().code()
     }
 
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
         self.wait();
     }
 
     /// What is in its log by now.
-    pub fn log(&mut self) -> String {
+    pub(crate) fn log(&mut self) -> String {
         let mut bytes = vec![0; 1 << 20];
         let length = self.log.read(&mut bytes).unwrap_or(0);
         String::from_utf8_lossy(&bytes[..length]).into_owned()
     }
 
     /// A field of `/proc/PID/status`.
-    pub fn status(&self, field: &str) -> String {
+    pub(crate) fn status(&self, field: &str) -> String {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
         let line = status.lines().find(|line| line.split(':').next() == Some(field));
         line.unwrap_or_else(|| panic!("no {field} in {status}")).split(':').nth(1).unwrap().trim().to_owned()

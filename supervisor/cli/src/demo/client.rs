@@ -34,6 +34,8 @@ pub(crate) struct Status {
     pub(crate) cage: Vec<Layer>,
     /// The worker's process.
     pub(crate) pid: Option<u32>,
+    /// Why the model was given up, where it was.
+    pub(crate) failed: Option<String>,
 }
 
 /// One layer; as a text, so that a newer server's new layer is shown and not refused.
@@ -71,6 +73,9 @@ struct Output {
 
 #[derive(Debug, Deserialize)]
 struct RawStatus {
+    #[serde(default)]
+    state: String,
+    reason: Option<String>,
     worker: Option<RawWorker>,
 }
 
@@ -120,7 +125,9 @@ impl Client {
         let url = format!("{}/casemate/v1/models/{model}/versions/{version}", self.base);
         let status: RawStatus = serde_json::from_slice(&read(self.agent.get(url).call().map_err(Box::new)?)?)?;
         let (cage, pid) = status.worker.map(|worker| (worker.cage, worker.pid)).unwrap_or_default();
-        Ok(Status { cage, pid })
+        let reason = status.reason.unwrap_or_else(|| "it does not say why".to_owned());
+        let failed = (status.state == "failed").then(|| crate::escape::short(&reason, 400));
+        Ok(Status { cage, pid, failed })
     }
 }
 

@@ -71,7 +71,7 @@ pub(crate) fn beside(left: &Drawing, right: &[String]) -> Vec<String> {
 fn greys(pixels: &[u8]) -> Drawing {
     const SCALE: usize = 3;
     // The 24 greys of the 256 colours begin at 232.
-    let grey = |half_row: usize, column: usize| 232 + u16::from(level(pixels, half_row / SCALE, column, 23));
+    let grey = |half_row: usize, column: usize| 232 + level(pixels, half_row / SCALE, column, 23);
     let line = |row: usize| {
         let mut line = String::new();
         for column in 0..SIDE {
@@ -85,15 +85,15 @@ fn greys(pixels: &[u8]) -> Drawing {
 
 /// Each pixel is two columns by one row.
 fn shades(pixels: &[u8], signs: &[char; 5]) -> Drawing {
-    let sign = |row, column| signs[usize::from(level(pixels, row, column, 4))];
+    let sign = |row, column| signs[usize::from(level(pixels, row, column, 4)).min(4)];
     let line = |row| (0..SIDE).flat_map(|column| [sign(row, column); 2]).collect();
     Drawing { lines: (0..SIDE).map(line).collect(), width: SIDE * 2 }
 }
 
 /// A pixel's ink, from 0 to `most`.
-fn level(pixels: &[u8], row: usize, column: usize, most: u8) -> u8 {
-    let ink = pixels.get(row * SIDE + column).copied().unwrap_or(0).min(INK);
-    (ink * most + INK / 2) / INK
+fn level(pixels: &[u8], row: usize, column: usize, most: u16) -> u16 {
+    let ink = u16::from(pixels.get(row * SIDE + column).copied().unwrap_or(0).min(INK));
+    (ink * most + u16::from(INK) / 2) / u16::from(INK)
 }
 
 #[cfg(test)]

@@ -117,7 +117,7 @@ mod tests {
             in_force: !out_of_force.contains(&layer),
             evidence: "read".to_owned(),
         });
-        Status { cage: cage.collect(), pid: Some(1) }
+        Status { cage: cage.collect(), pid: Some(1), failed: None }
     }
 
     #[test]

@@ -38,6 +38,8 @@ pub(crate) enum ServerError {
     Start { launcher: PathBuf, cause: io::Error },
     #[error("the launcher ended by itself: {0}")]
     Ended(String),
+    #[error("the server gave the model up: {0}")]
+    GivenUp(String),
     #[error("waited {seconds} s for {what}")]
     Late { what: &'static str, seconds: u64 },
 }

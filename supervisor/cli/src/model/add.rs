@@ -1,13 +1,14 @@
 //! `casemate model add`: copies a TorchScript file into a store, with a manifest that says what it takes and gives.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use casemate_ipc::id::{ModelName, Version};
 use casemate_ipc::tensor::TensorSpec;
 use casemate_manifest::{Batching, Limits, Output};
+use nix::unistd::{getegid, geteuid};
 use thiserror::Error;
 
 use crate::archive::Archive;
@@ -64,8 +65,8 @@ pub(crate) enum AddError {
     },
     #[error("{0:?} is not a regular file")]
     NotAFile(PathBuf),
-    #[error("{}", undeclared(.path, .missing, .forward.as_ref()))]
-    Undeclared { path: PathBuf, missing: &'static str, forward: Option<Forward> },
+    #[error("{}", undeclared(.path, .missing, .forward.as_deref()))]
+    Undeclared { path: PathBuf, missing: &'static str, forward: Option<Box<Forward>> },
     #[error("--non-finite {0:?} is not an --output")]
     NoSuchOutput(String),
     #[error("{path:?} was not added")]
@@ -141,7 +142,8 @@ fn declaration(args: &Args, file: &File) -> Result<Declaration, AddError> {
         (false, false) => "",
     };
     if !missing.is_empty() {
-        let forward = file.try_clone().ok().and_then(|f| Archive::read(f).ok()).and_then(|a| code::forward(&a));
+        let forward =
+            file.try_clone().ok().and_then(|f| Archive::read(f).ok()).and_then(|a| code::forward(&a)).map(Box::new);
         return Err(AddError::Undeclared { path: args.file.clone(), missing, forward });
     }
     if let Some(name) = args.non_finite.iter().find(|name| args.outputs.iter().all(|o| o.name != **name)) {
@@ -159,13 +161,19 @@ fn declaration(args: &Args, file: &File) -> Result<Declaration, AddError> {
 
 /// What the operator should know before the server says it.
 fn notes(store: &Path, model: &Path, bytes: u64) -> Vec<String> {
-    let shared = |path: &&Path| path.metadata().is_ok_and(|found| found.permissions().mode() & 0o022 != 0);
+    // As the launcher judges it: an ordinary user's own group may write, since many systems give each user one.
+    let own = (!geteuid().is_root()).then(|| getegid().as_raw());
+    let shared = |path: &&Path| {
+        let open =
+            |found: Metadata| found.mode() & 0o002 != 0 || (found.mode() & 0o020 != 0 && own != Some(found.gid()));
+        path.metadata().is_ok_and(open)
+    };
     let mut notes: Vec<String> = [store, model]
         .into_iter()
         .filter(shared)
         .map(|path| {
             let path = short(&path.to_string_lossy(), 4096);
-            format!("others than its owner can write to {path}; a launcher run as root refuses that: chmod go-w {path}")
+            format!("others than its owner can write to {path}, which the launcher refuses: chmod go-w {path}")
         })
         .collect();
     let limit = casemate_config::Limits::default().model_bytes;

@@ -4,6 +4,7 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use casemate_ipc::id::{ModelId, WorkerId};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use super::registered;
 use crate::metrics::Metrics;
@@ -14,6 +15,10 @@ const LINE: usize = 1024;
 
 /// Reads a worker's output until its end. The pipe is non-blocking on the worker's side, so a worker never waits for us.
 pub async fn drain(pipe: OwnedFd, model: ModelId, worker: WorkerId, bytes_per_second: u64, metrics: Metrics) {
+    // This end is the launcher's make, and blocks: a runtime thread would sleep in its read.
+    if fcntl(&pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).is_err() {
+        return;
+    }
     let Ok(pipe) = registered::register(pipe) else { return };
     let mut budget = Budget::new(bytes_per_second, Instant::now());
     let mut chunk = [0; 4096];

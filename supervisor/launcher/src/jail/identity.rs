@@ -1,6 +1,8 @@
 //! Who a worker is on the host, and how little of that it may use.
 
 use std::collections::{BTreeSet, HashSet};
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 
 use caps::errors::CapsError;
 use caps::{CapSet, Capability};
@@ -26,6 +28,7 @@ pub enum Identity {
 #[derive(Debug)]
 pub struct Pool {
     range: Option<Identities>,
+    /// Counted from the first uid of the range.
     next: u32,
     in_use: BTreeSet<u32>,
 }
@@ -97,20 +100,20 @@ fn errno(_: CapsError) -> Errno {
 // === impl Pool ===
 
 impl Pool {
-    /// The configured range as root; otherwise every worker shares the launcher's identity.
-    pub fn new(range: Option<Identities>) -> Self {
-        let next = range.as_ref().map_or(0, |range| range.worker_first);
+    /// The configured range as root, entered at any place of it, so that two launchers with the same range seldom meet;
+    /// otherwise every worker shares the launcher's identity.
+    pub fn new(range: Option<Identities>, place: u32) -> Self {
+        let next = range.as_ref().map_or(0, |range| place % range.worker_count);
         Self { range, next, in_use: BTreeSet::new() }
     }
 
-    /// An identity for one more worker; `None` if every uid is in use.
-    pub fn take(&mut self) -> Option<Identity> {
+    /// An identity for one more worker, none of those that have `strangers`; `None` if there is none left.
+    pub fn take(&mut self, strangers: &BTreeSet<u32>) -> Option<Identity> {
         let Some(range) = &self.range else { return Some(Identity::Shared) };
-        let last = range.worker_first + (range.worker_count - 1);
         for _ in 0..range.worker_count {
-            let candidate = self.next;
-            self.next = if candidate == last { range.worker_first } else { candidate + 1 };
-            if self.in_use.insert(candidate) {
+            let candidate = range.worker_first + self.next;
+            self.next = (self.next + 1) % range.worker_count;
+            if !strangers.contains(&candidate) && self.in_use.insert(candidate) {
                 return Some(Identity::Own(candidate));
             }
         }
@@ -125,21 +128,41 @@ impl Pool {
     }
 }
 
+/// Every uid that some process of this host has. The folder of a process belongs to its user, whatever else is hidden.
+pub fn uids_of_processes() -> BTreeSet<u32> {
+    let Ok(entries) = fs::read_dir("/proc") else { return BTreeSet::new() };
+    let processes =
+        entries.flatten().filter(|entry| entry.file_name().as_encoded_bytes().first().is_some_and(u8::is_ascii_digit));
+    processes.filter_map(|entry| Some(entry.metadata().ok()?.uid())).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn pool(place: u32) -> Pool {
+        Pool::new(Some(Identities { front: 2000, worker_first: 3000, worker_count: 3 }), place)
+    }
+
     #[test]
     fn a_uid_comes_back_as_late_as_it_can() {
-        let mut pool = Pool::new(Some(Identities { front: 2000, worker_first: 3000, worker_count: 3 }));
-        let mut take = || pool.take().map(|identity| identity.own());
-        assert_eq!([take(), take()], [Some(Some(3000)), Some(Some(3001))]);
+        let (mut pool, nobody) = (pool(0), BTreeSet::new());
+        assert_eq!(pool.take(&nobody), Some(Identity::Own(3000)));
+        assert_eq!(pool.take(&nobody), Some(Identity::Own(3001)));
         pool.give_back(Identity::Own(3000));
-        assert_eq!(pool.take(), Some(Identity::Own(3002)), "the one that was just used was given again");
-        assert_eq!(pool.take(), Some(Identity::Own(3000)));
-        assert_eq!(pool.take(), None, "a uid was given twice");
+        assert_eq!(pool.take(&nobody), Some(Identity::Own(3002)), "the one that was just used was given again");
+        assert_eq!(pool.take(&nobody), Some(Identity::Own(3000)));
+        assert_eq!(pool.take(&nobody), None, "a uid was given twice");
         pool.give_back(Identity::Own(3001));
-        assert_eq!(pool.take(), Some(Identity::Own(3001)));
-        assert_eq!(Pool::new(None).take(), Some(Identity::Shared));
+        assert_eq!(pool.take(&nobody), Some(Identity::Own(3001)));
+        assert_eq!(Pool::new(None, 7).take(&nobody), Some(Identity::Shared));
+    }
+
+    #[test]
+    fn a_stranger_s_uid_is_not_given() {
+        let mut pool = pool(5);
+        assert_eq!(pool.take(&BTreeSet::from([3002, 3000])), Some(Identity::Own(3001)));
+        assert_eq!(pool.take(&BTreeSet::from([3002])), Some(Identity::Own(3000)));
+        assert!(uids_of_processes().contains(&nix::unistd::geteuid().as_raw()));
     }
 }

@@ -20,7 +20,7 @@ struct Front {
     config: Config,
 }
 
-pub fn main() -> ! {
+pub(crate) fn main() -> ! {
     let mut stop = SigSet::empty();
     stop.add(Signal::SIGTERM);
     stop.thread_block().unwrap();
@@ -99,12 +99,21 @@ impl Front {
 
     fn end(&mut self, name: &str, worker: WorkerId, log: OwnedFd) {
         let mut printed = String::new();
-        File::from(log).read_to_string(&mut printed).unwrap();
-        for line in printed.lines().take(200) {
-            say(&format!("{name}: log {line}"));
+        let read = |printed: &mut String| File::from(log).read_to_string(printed).unwrap();
+        // What one worker prints is not read before it is gone: that must not hold it.
+        if name != "print" {
+            read(&mut printed);
+            let cause = self.gone(worker);
+            printed.lines().for_each(|line| say(&format!("{name}: log {line}")));
+            return say(&format!("{name}: {cause}"));
         }
+        let cause = self.gone(worker);
+        say(&format!("{name}: {cause}, {} bytes", read(&mut printed)));
+    }
+
+    fn gone(&mut self, worker: WorkerId) -> String {
         match self.hear().0 {
-            LaunchReply::Exited { worker: gone, cause } if gone == worker => say(&format!("{name}: {cause:?}")),
+            LaunchReply::Exited { worker: gone, cause } if gone == worker => format!("{cause:?}"),
             other => panic!("{other:?}"),
         }
     }

@@ -4,6 +4,13 @@
 //! each model of the store and tells what it hears; as `casemate-worker` it does what its model's bytes say; under any
 //! other name it lays out a folder with copies of itself beside the launcher, and judges.
 
+#![forbid(unsafe_code)]
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test without the standard harness is no test to clippy"
+)]
+
 mod front;
 mod rig;
 mod tests;

@@ -13,28 +13,28 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
 
-pub struct Rig {
-    pub folder: PathBuf,
-    pub user: Option<u32>,
+pub(crate) struct Rig {
+    pub(crate) folder: PathBuf,
+    pub(crate) user: Option<u32>,
 }
 
-pub struct Running {
-    pub child: Child,
+pub(crate) struct Running {
+    pub(crate) child: Child,
     lines: Receiver<String>,
-    pub seen: Vec<String>,
+    pub(crate) seen: Vec<String>,
 }
 
-pub struct Outcome {
-    pub code: Option<i32>,
-    pub lines: Vec<String>,
+pub(crate) struct Outcome {
+    pub(crate) code: Option<i32>,
+    pub(crate) lines: Vec<String>,
 }
 
 /// Who the launcher is run as, beside root.
-pub const USER: u32 = 12_345;
+pub(crate) const USER: u32 = 12_345;
 
 impl Rig {
     /// Models by name; each name is also the order for its worker.
-    pub fn new(models: &[&str], user: Option<u32>) -> Self {
+    pub(crate) fn new(models: &[&str], user: Option<u32>) -> Self {
         let name =
             format!("casemate-cage-{}-{:?}", std::process::id(), Instant::now()).replace([' ', '{', '}', ':', ','], "");
         let folder = std::env::temp_dir().join(name);
@@ -68,11 +68,11 @@ impl Rig {
         }
     }
 
-    pub fn start(&self, more: &str) -> Running {
+    pub(crate) fn start(&self, more: &str) -> Running {
         self.start_with(more, &[])
     }
 
-    pub fn start_with(&self, more: &str, arguments: &[&str]) -> Running {
+    pub(crate) fn start_with(&self, more: &str, arguments: &[&str]) -> Running {
         let config = self.folder.join("config.toml");
         let store = self.folder.join("store");
         let limits =
@@ -93,7 +93,7 @@ impl Rig {
     }
 
     /// Runs until the front has played all models, then stops it.
-    pub fn play(&self, more: &str) -> Outcome {
+    pub(crate) fn play(&self, more: &str) -> Outcome {
         let mut running = self.start(more);
         running.wait_for("front: done");
         running.stop()
@@ -107,7 +107,7 @@ impl Drop for Rig {
 }
 
 impl Running {
-    pub fn wait_for(&mut self, text: &str) -> String {
+    pub(crate) fn wait_for(&mut self, text: &str) -> String {
         let until = Instant::now() + Duration::from_secs(60);
         loop {
             match self.lines.recv_timeout(until.saturating_duration_since(Instant::now())) {
@@ -125,13 +125,13 @@ impl Running {
         }
     }
 
-    pub fn stop(self) -> Outcome {
+    pub(crate) fn stop(self) -> Outcome {
         let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap());
         kill(pid, Signal::SIGTERM).unwrap();
         self.end()
     }
 
-    pub fn end(mut self) -> Outcome {
+    pub(crate) fn end(mut self) -> Outcome {
         let until = Instant::now() + Duration::from_secs(60);
         while self.child.try_wait().unwrap().is_none() {
             if Instant::now() > until {
@@ -149,18 +149,18 @@ impl Running {
 }
 
 impl Outcome {
-    pub fn all(&self) -> String {
+    pub(crate) fn all(&self) -> String {
         self.lines.join("\n")
     }
 
     /// Something was said, or all that was said is shown.
     #[track_caller]
-    pub fn says(&self, text: &str) {
+    pub(crate) fn says(&self, text: &str) {
         assert!(self.lines.iter().any(|line| line.contains(text)), "{text:?} was not said:\n{}", self.all());
     }
 
     #[track_caller]
-    pub fn says_not(&self, text: &str) {
+    pub(crate) fn says_not(&self, text: &str) {
         assert!(!self.lines.iter().any(|line| line.contains(text)), "{text:?} was said:\n{}", self.all());
     }
 }

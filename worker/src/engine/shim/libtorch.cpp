@@ -15,8 +15,13 @@
 #include <torch/csrc/jit/serialization/import.h>
 #include <torch/version.h>
 
+#if defined(__x86_64__)
+#include <fbgemm/FbgemmI64.h>
+#endif
+
 #include <atomic>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <future>
 #include <memory>
@@ -26,6 +31,22 @@
 
 #include <sched.h>
 #include <unistd.h>
+
+#if defined(__x86_64__)
+// A product of i64 matrices runs in machine code that FBGEMM writes, and has no switch. The dynamic linker finds this
+// definition before libtorch's own, so it runs in FBGEMM's plain C++ instead.
+namespace fbgemm {
+
+FBGEMM_API void cblas_gemm_i64_i64acc_ref(matrix_op_t, matrix_op_t, int, int, int, const int64_t*, int, const int64_t*, int,
+                                          bool, int64_t*, int);
+
+FBGEMM_API void cblas_gemm_i64_i64acc(matrix_op_t transa, matrix_op_t transb, int m, int n, int k, const int64_t* a,
+                                      int lda, const int64_t* b, int ldb, bool accumulate, int64_t* c, int ldc) {
+  cblas_gemm_i64_i64acc_ref(transa, transb, m, n, k, a, lda, b, ldb, accumulate, c, ldc);
+}
+
+} // namespace fbgemm
+#endif
 
 namespace {
 
@@ -80,9 +101,12 @@ int guarded(Report* report, Act&& act) noexcept {
   } catch (const std::bad_alloc&) {
     return say(report, MEMORY, "std::bad_alloc");
   } catch (const c10::Error& error) {
-    return say(report, blame(error.what_without_backtrace()), error.what_without_backtrace());
+    const char* text = error.what_without_backtrace();
+    return say(report, blame(text), text);
   } catch (const std::exception& error) {
-    return say(report, blame(error.what()), error.what());
+    // Once: some of libtorch's errors make their text anew at each call, and free the last one.
+    const char* text = error.what();
+    return say(report, blame(text), text);
   } catch (...) {
     return say(report, MODEL, "an exception of an unknown type");
   }
@@ -208,8 +232,10 @@ const char* casemate_torch_version() {
 // What every model runs under.
 int casemate_setup(Report* report) {
   return guarded(report, [] {
-    // oneDNN and NNPACK write machine code, or start threads of their own, at the first request of a shape; neither is
-    // possible in the cage.
+    // oneDNN, NNPACK and FBGEMM write machine code, or start threads of their own, at the first request of a shape;
+    // neither is possible in the cage. FBGEMM has no other switch than its variables.
+    setenv("FBGEMM_NO_ASMJIT", "1", 1);
+    setenv("FBGEMM_FORCE_AUTOVEC", "1", 1);
     at::globalContext().setUserEnabledMkldnn(false);
     at::globalContext().setUserEnabledNNPACK(false);
     torch::jit::setPrintHandler(print);
