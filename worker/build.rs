@@ -5,9 +5,11 @@ mod torch {
     use std::path::{Path, PathBuf};
 
     pub(super) fn build() {
-        let shim = "src/engine/shim/libtorch.cpp";
+        let shims = ["src/engine/shim/libtorch.cpp", "src/engine/shim/caged.cpp"];
         println!("cargo:rerun-if-env-changed=LIBTORCH");
-        println!("cargo:rerun-if-changed={shim}");
+        for shim in shims {
+            println!("cargo:rerun-if-changed={shim}");
+        }
         let libtorch = libtorch();
         let include = libtorch.join("include");
         cc::Build::new()
@@ -22,7 +24,7 @@ mod torch {
             .flag(&include)
             .flag("-isystem")
             .flag(include.join("torch/csrc/api/include"))
-            .file(shim)
+            .files(shims)
             .compile("casemate_shim");
         let library = libtorch.join("lib");
         println!("cargo:rustc-link-search=native={}", library.display());

@@ -28,17 +28,43 @@ pub fn root_entries(pid: u32) -> Vec<String> {
     entries.map(|e| e.filter_map(name).collect()).unwrap_or_else(|e| vec![format!("unreadable: {e}")])
 }
 
+/// A mapping of a file: its name as the kernel gives it, and which file it is.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Mapped {
+    /// A path as far as the process's root still leads there; `/` for a file that was bound and is detached.
+    pub name: String,
+    /// Device, as `major:minor` in hexadecimal.
+    pub device: String,
+    /// Inode.
+    pub inode: u64,
+}
+
 /// Files that are mapped.
-pub fn mapped_files(pid: u32) -> Vec<String> {
+pub fn mapped_files(pid: u32) -> Vec<Mapped> {
     let text = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
-    let mut files: Vec<String> = text
-        .lines()
-        .filter_map(|line| line.splitn(6, char::is_whitespace).nth(5).map(|p| p.trim().to_owned()))
-        .filter(|p| !p.is_empty())
-        .collect();
+    let mapped = |line: &str| {
+        let mut fields = line.split_whitespace().skip(3);
+        let (device, inode) = (fields.next()?.to_owned(), fields.next()?.parse().ok()?);
+        (inode != 0).then(|| Mapped { name: fields.collect::<Vec<_>>().join(" "), device, inode })
+    };
+    let mut files: Vec<Mapped> = text.lines().filter_map(mapped).collect();
     files.sort();
     files.dedup();
     files
+}
+
+/// The program and every library that its loader would map, as the kernel names files in a mapping.
+pub fn closure(program: &std::path::Path) -> Vec<(String, u64)> {
+    use std::os::unix::fs::MetadataExt;
+    let output = std::process::Command::new("ldd").arg(program).output().expect("ldd");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let paths = text.split_whitespace().filter(|word| word.starts_with('/')).map(PathBuf::from);
+    let name = |path: PathBuf| {
+        let file = fs::metadata(path).ok()?;
+        let (major, minor) = (nix::sys::stat::major(file.dev()), nix::sys::stat::minor(file.dev()));
+        Some((format!("{major:02x}:{minor:02x}"), file.ino()))
+    };
+    paths.chain([program.to_owned()]).filter_map(name).collect()
 }
 
 /// Protections that occur in a process's mappings.

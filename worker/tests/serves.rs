@@ -1,5 +1,7 @@
 //! What an honest model may expect: its numbers, in every type, in and out; and what a mistake in it costs.
 
+#![allow(clippy::cloned_ref_to_slice_refs, reason = "a list of inputs reads as one")]
+
 mod cell;
 
 use casemate_ipc::tensor::DType;

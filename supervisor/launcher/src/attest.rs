@@ -24,6 +24,8 @@ pub struct Subject {
     pub ceilings: Ceilings,
     /// Whether it has namespaces of its own.
     pub namespaces: bool,
+    /// The Landlock version of this kernel; 0 where there is none.
+    pub landlock: u32,
 }
 
 /// One reading for each layer, in the order in which they are put on.
@@ -39,7 +41,7 @@ pub fn read(subject: &Subject, pidfd: impl AsFd) -> Vec<Reading> {
             Layer::NonDumpable => non_dumpable(subject.pid, &status),
             Layer::EmptyRoot => empty_root(subject.pid),
             Layer::NoCapabilities => no_capabilities(&status),
-            Layer::Landlock => landlock(&status),
+            Layer::Landlock => landlock(subject.landlock, &status),
             Layer::Seccomp => seccomp(&status),
             Layer::Descriptors => descriptors(&pidfd),
         };
@@ -151,11 +153,13 @@ fn no_capabilities(status: &Status) -> Found {
 
 /// The kernel shows a Landlock domain to nobody outside. What can be seen is the serving filter; the worker's program
 /// installs it only with the proof of its domain in hand.
-fn landlock(status: &Status) -> Found {
+fn landlock(version: u32, status: &Status) -> Found {
+    if version == 0 {
+        return (false, "this kernel has no Landlock".to_owned());
+    }
     let (sealed, filters) = seccomp(status);
-    let how =
-        "Landlock cannot be read from outside; the worker's program takes its domain on before the serving filter";
-    (sealed, format!("{how}; {filters}"))
+    let how = "not to be read from outside; the worker's program takes its domain on before the serving filter";
+    (sealed, format!("version {version}, {how}: {filters}"))
 }
 
 fn seccomp(status: &Status) -> Found {
@@ -235,6 +239,7 @@ mod tests {
             identity: Identity::Own(1_879_100_001),
             ceilings: Ceilings { threads: 1, memory_bytes: 64 << 20 },
             namespaces: true,
+            landlock: 1,
         };
         let own = std::fs::File::open("/dev/null").unwrap();
         for reading in read(&subject, &own) {

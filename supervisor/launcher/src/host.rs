@@ -64,7 +64,7 @@ pub fn probe(config: &Config, owner: Owner, library: &Library) -> Result<Host, H
         Ok(()) => {}
         // Never with root's own uid inside: that would be a worker that owns the host's files.
         Err(error @ BirthError::Identity(_)) if owner.is_root() => return Err(HostError::Uids(error)),
-        Err(error) => lacks.push(Lack { waiver: Waiver::Namespaces, why: error.to_string() }),
+        Err(error) => lacks.push(Lack { waiver: Waiver::Namespaces, why: format!("{error}{}", hint(&error)) }),
     }
     let mut missing: Vec<Waiver> = lacks.iter().map(|lack| lack.waiver).collect();
     missing.sort_unstable();
@@ -96,6 +96,16 @@ fn try_jail(config: &Config, owner: Owner, library: &Library) -> Result<(), Birt
     child.abandon();
     let _ = waitpid(child.pid, None);
     tried
+}
+
+/// What an operator can do where not even a process could be made; a step that failed brings its own words.
+const fn hint(error: &BirthError) -> &'static str {
+    match error {
+        BirthError::Fork(_) => {
+            "; user namespaces may be switched off (user.max_user_namespaces), or refused by a container's seccomp profile"
+        }
+        _ => "",
+    }
 }
 
 fn explain(lacks: &[Lack], all: &[Waiver]) -> String {

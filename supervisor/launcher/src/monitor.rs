@@ -3,29 +3,27 @@
 //! A front that asks what the table does not allow, or that dies, takes its workers with it: they were its own, and what it
 //! knew of them is gone. A fresh front starts with none.
 
-use std::collections::BTreeMap;
-use std::os::fd::{AsFd, OwnedFd};
+use std::io::ErrorKind;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use casemate_config::Config;
-use casemate_ipc::id::{ModelId, WorkerId};
+use casemate_ipc::id::ModelId;
 use casemate_ipc::launch::{LaunchReply, LaunchRequest};
 use casemate_ipc::seqpacket::{ChannelError, PacketBuffer};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::unistd::Pid;
 use thiserror::Error;
 
-use crate::attest::{self, Subject};
 use crate::front::{Front, FrontPlan};
-use crate::jail::identity::{Identity, Pool, uids_of_processes};
 use crate::log;
 use crate::permit::{Facts, Permits, Verdict};
-use crate::spawn::{Arenas, SpawnError, Spawned, Spawner};
+use crate::spawn::{Arenas, Spawner};
 use crate::sys::process::send_signal;
-use crate::trace::{Circumstances, End, Ended, OutOfMemory, Tracer};
+use crate::trace::{Circumstances, End, Ended, Tracer};
+use crate::workers::{Answer, Workers, refuse};
 
 /// The launcher at work.
 #[derive(Debug)]
@@ -36,10 +34,7 @@ pub struct Monitor {
     signals: SignalFd,
     tracer: Tracer,
     permits: Permits,
-    pool: Pool,
-    memory: OutOfMemory,
-    workers: BTreeMap<WorkerId, Worker>,
-    next: u64,
+    workers: Workers,
     front: Option<Serving>,
     quick_deaths: u32,
     again: Option<Instant>,
@@ -51,17 +46,9 @@ pub struct Monitor {
 struct Serving {
     front: Front,
     first: u64,
-    /// It broke the protocol, or closed its channel: nothing is read from it and nothing said to it until it is gone.
-    left: bool,
-}
-
-#[derive(Debug)]
-struct Worker {
-    model: ModelId,
-    pid: Pid,
-    pidfd: OwnedFd,
-    subject: Subject,
-    asked: bool,
+    /// It broke the protocol, or closed its channel: nothing is read from it and nothing said to it any more, and if it is
+    /// not gone by then it is killed.
+    left: Option<Instant>,
 }
 
 /// Why the launcher ends without being told to.
@@ -92,6 +79,8 @@ const QUICK_DEATHS_MAX: u32 = 5;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// What a front has to end in beside the time for its requests.
 const GRACE: Duration = Duration::from_secs(5);
+/// How long a front that closed its channel may take to end by itself.
+const LEAVING: Duration = Duration::from_secs(1);
 /// How long a front may leave a reply in its socket's way.
 const UNREAD: u16 = 5_000;
 
@@ -106,16 +95,11 @@ impl Monitor {
         heard.thread_block().map_err(fault("blocking signals"))?;
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
         let signals = SignalFd::with_flags(&heard, flags).map_err(fault("signalfd"))?;
-        let mut memory = OutOfMemory::default();
-        memory.moved();
         Ok(Self {
             signals,
             tracer: Tracer::default(),
             permits: Permits::new(config.limits.starts_per_minute),
-            pool: Pool::new(as_root.then(|| config.identities.clone()), std::process::id()),
-            memory,
-            workers: BTreeMap::new(),
-            next: 1,
+            workers: Workers::new(&config, as_root),
             front: None,
             quick_deaths: 0,
             again: Some(Instant::now()),
@@ -155,7 +139,7 @@ impl Monitor {
                     return Ok(true);
                 }
             } else {
-                self.worker_ended(ended);
+                self.worker_ended(&ended);
             }
         }
         if spoken && let Err(Broken(why)) = self.hear_front(buffer) {
@@ -164,6 +148,10 @@ impl Monitor {
         let now = Instant::now();
         if self.stopping.is_some_and(|until| now >= until) {
             return Err(MonitorError::Disorder("it took longer than limits.drain_ms allows"));
+        }
+        if let Some(serving) = self.front.as_mut().filter(|serving| serving.left.is_some_and(|until| now >= until)) {
+            let _ = send_signal(&serving.front.pidfd, Signal::SIGKILL);
+            serving.left = Some(now + LEAVING);
         }
         if self.stopping.is_some() && self.front.is_none() {
             return Ok(true);
@@ -177,13 +165,14 @@ impl Monitor {
 
     /// Waits for something to do: whether a signal came, and whether the front spoke.
     fn wait(&self) -> Result<(bool, bool), MonitorError> {
-        let due = [self.stopping, self.again].into_iter().flatten().min();
+        let left = self.front.as_ref().and_then(|serving| serving.left);
+        let due = [self.stopping, self.again, left].into_iter().flatten().min();
         let timeout = due.map_or(PollTimeout::NONE, |due| {
             let left = due.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
             PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
         });
         let mut watched = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
-        if let Some(serving) = self.front.as_ref().filter(|serving| !serving.left) {
+        if let Some(serving) = self.front.as_ref().filter(|serving| serving.left.is_none()) {
             watched.push(PollFd::new(serving.front.channel.as_fd(), PollFlags::POLLIN));
         }
         match poll(&mut watched, timeout) {
@@ -219,7 +208,7 @@ impl Monitor {
         match self.plan.start(&mut self.tracer) {
             Ok(front) => {
                 log::info("front-started", &[("pid", &front.pid)]);
-                self.front = Some(Serving { front, first: self.next, left: false });
+                self.front = Some(Serving { front, first: self.workers.next(), left: None });
                 if let Err(Broken(why)) = self.send_catalogue() {
                     self.end_front(&why);
                 }
@@ -244,17 +233,16 @@ impl Monitor {
     /// Ends a front that broke the protocol.
     fn end_front(&mut self, why: &str) {
         if let Some(serving) = &mut self.front {
-            serving.left = true;
+            serving.left = Some(Instant::now());
             log::error("front-broken", &[("pid", &serving.front.pid), ("why", &why)]);
-            let _ = send_signal(&serving.front.pidfd, Signal::SIGKILL);
         }
-        self.kill_workers();
+        self.workers.kill_all();
     }
 
     /// The front is gone; `true` if that was the end of the whole server.
     fn front_ended(&mut self, ended: Ended) -> Result<bool, MonitorError> {
         let lived = self.front.take().map_or(Duration::ZERO, |serving| serving.front.born.elapsed());
-        self.kill_workers();
+        self.workers.kill_all();
         let in_order = ended.end == End::Code(0);
         if self.stopping.is_some() {
             let disorder = MonitorError::Disorder("it failed while it drained");
@@ -280,36 +268,39 @@ impl Monitor {
 
     fn hear_front(&mut self, buffer: &mut PacketBuffer) -> Result<(), Broken> {
         // One request a turn, so that ends of processes are seen in between.
-        let Some(serving) = self.front.as_mut().filter(|serving| !serving.left) else { return Ok(()) };
+        let Some(serving) = self.front.as_mut().filter(|serving| serving.left.is_none()) else { return Ok(()) };
         match serving.front.channel.receive_with::<2>(buffer) {
             Ok(Some((request, fds))) => self.obey(&request, fds),
-            // Its own end comes next.
-            Ok(None) if self.stopping.is_some() => {
-                serving.left = true;
-                Ok(())
-            }
-            Ok(None) => Err(Broken("it closed its channel".to_owned())),
-            Err(ChannelError::Socket(error)) if error.kind() == std::io::ErrorKind::WouldBlock => Ok(()),
+            // Its own end comes next. Killed at once it could not say how.
+            Ok(None) => self.front_left(),
+            Err(ChannelError::Socket(error)) if error.kind() == ErrorKind::ConnectionReset => self.front_left(),
+            Err(ChannelError::Socket(error)) if error.kind() == ErrorKind::WouldBlock => Ok(()),
             Err(error) => Err(Broken(error.to_string())),
         }
     }
 
+    fn front_left(&mut self) -> Result<(), Broken> {
+        if let Some(serving) = &mut self.front {
+            serving.left = Some(Instant::now() + LEAVING);
+        }
+        Ok(())
+    }
+
     fn obey(&mut self, request: &LaunchRequest, fds: Vec<OwnedFd>) -> Result<(), Broken> {
-        let now = Instant::now();
         let facts = self.facts(request, fds.len());
-        match (self.permits.judge(request, facts, now), request) {
+        match (self.permits.judge(request, facts, Instant::now()), request) {
             (Verdict::Broken(why), _) => Err(Broken(why.to_owned())),
-            (Verdict::Allowed, LaunchRequest::Start { model }) => self.start_worker(model, fds, now),
+            (Verdict::Allowed, LaunchRequest::Start { model }) => self.start_worker(model, fds),
             (Verdict::Allowed, LaunchRequest::Kill { worker }) => {
                 // One that is gone has had its `Exited` already.
-                self.kill_worker(*worker);
+                self.workers.kill(*worker);
                 Ok(())
             }
             (Verdict::Allowed, LaunchRequest::Attest { worker }) => {
-                let readings = self.workers.get(worker).map_or_else(Vec::new, |w| attest::read(&w.subject, &w.pidfd));
+                let readings = self.workers.attest(*worker);
                 self.reply(&LaunchReply::Attested { worker: *worker, readings }, &[])
             }
-            (Verdict::NotNow(why), LaunchRequest::Start { model }) => self.refuse(model, why.to_owned(), true),
+            (Verdict::NotNow(why), LaunchRequest::Start { model }) => self.answer(&refuse(model, &why, true)),
             (Verdict::NotNow(_), _) => Ok(()),
         }
     }
@@ -319,12 +310,12 @@ impl Monitor {
             LaunchRequest::Start { model } => Some(model),
             LaunchRequest::Kill { .. } | LaunchRequest::Attest { .. } => None,
         };
-        let given = self.front.as_ref().map_or(0..0, |serving| serving.first..self.next);
+        let given = self.front.as_ref().map_or(0..0, |serving| serving.first..self.workers.next());
         Facts {
             descriptors,
             stopping: self.stopping.is_some(),
             model_known: model.is_some_and(|model| self.spawner.store.models().contains(model)),
-            workers: self.workers.values().filter(|worker| Some(&worker.model) == model).count(),
+            workers: model.map_or(0, |model| self.workers.of(model)),
             worker_given: match request {
                 LaunchRequest::Kill { worker } | LaunchRequest::Attest { worker } => given.contains(&worker.0),
                 LaunchRequest::Start { .. } => false,
@@ -332,14 +323,21 @@ impl Monitor {
         }
     }
 
+    fn answer(&self, answer: &Answer) -> Result<(), Broken> {
+        let descriptors: Vec<BorrowedFd<'_>> = answer.descriptors.iter().map(AsFd::as_fd).collect();
+        self.reply(&answer.reply, &descriptors)
+    }
+
     /// Sends a reply. A front that leaves its replies unread for seconds is not one that works.
-    fn reply(&self, reply: &LaunchReply, fds: &[std::os::fd::BorrowedFd<'_>]) -> Result<(), Broken> {
-        let Some(serving) = self.front.as_ref().filter(|serving| !serving.left) else { return Ok(()) };
+    fn reply(&self, reply: &LaunchReply, fds: &[BorrowedFd<'_>]) -> Result<(), Broken> {
+        let Some(serving) = self.front.as_ref().filter(|serving| serving.left.is_none()) else { return Ok(()) };
         let channel = &serving.front.channel;
         loop {
             match channel.send_with(reply, fds) {
                 Ok(()) => return Ok(()),
-                Err(ChannelError::Socket(error)) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                Err(ChannelError::Socket(error)) if error.kind() == ErrorKind::WouldBlock => {}
+                // It is gone, or about to be; the end of its channel says so next.
+                Err(ChannelError::Socket(error)) if error.kind() == ErrorKind::BrokenPipe => return Ok(()),
                 Err(error) => return Err(Broken(format!("it cannot be answered: {error}"))),
             }
             let mut room = [PollFd::new(channel.as_fd(), PollFlags::POLLOUT)];
@@ -349,79 +347,19 @@ impl Monitor {
         }
     }
 
-    fn refuse(&self, model: &ModelId, reason: String, retry: bool) -> Result<(), Broken> {
-        log::warn("start-refused", &[("model", model), ("reason", &reason), ("retry", &retry)]);
-        self.reply(&LaunchReply::Refused { model: model.clone(), reason, retry }, &[])
-    }
-
-    // === workers ===
-
-    fn start_worker(&mut self, model: &ModelId, fds: Vec<OwnedFd>, asked: Instant) -> Result<(), Broken> {
+    fn start_worker(&mut self, model: &ModelId, fds: Vec<OwnedFd>) -> Result<(), Broken> {
         let arenas = Arenas::check(fds, &self.config).map_err(|error| Broken(format!("an arena: {error}")))?;
-        let Some(identity) = self.pool.take(&uids_of_processes()) else {
-            return self.refuse(model, "every uid of sandbox.worker_uid_count is in use".to_owned(), true);
-        };
-        let worker = WorkerId(self.next);
-        self.memory.moved();
-        match self.spawner.spawn(&self.config, (model, worker), identity, &arenas, &mut self.tracer) {
-            Ok(spawned) => self.started(model, worker, identity, spawned, asked),
-            Err(error) => {
-                self.pool.give_back(identity);
-                let retry = SpawnError::passes(&error);
-                self.refuse(model, error.to_string(), retry)
-            }
-        }
+        let answer = self.workers.start(&self.spawner, &self.config, (model, &arenas), &mut self.tracer);
+        self.answer(&answer)
     }
 
-    fn started(
-        &mut self,
-        model: &ModelId,
-        worker: WorkerId,
-        identity: Identity,
-        spawned: Spawned,
-        asked: Instant,
-    ) -> Result<(), Broken> {
-        self.next += 1;
-        let Spawned { pid, pidfd, ceilings, channel, log } = spawned;
-        let namespaces = !self.spawner.host.lacks(casemate_ipc::layer::Waiver::Namespaces);
-        let subject = Subject { pid, identity, ceilings, namespaces };
-        self.workers.insert(worker, Worker { model: model.clone(), pid, pidfd, subject, asked: false });
-        let spawn_us = u64::try_from(asked.elapsed().as_micros()).unwrap_or(u64::MAX);
-        let uid = identity.own().map_or("shared".to_owned(), |uid| uid.to_string());
-        let fields: [(&str, &dyn std::fmt::Display); 5] =
-            [("worker", &worker), ("model", model), ("pid", &pid), ("uid", &uid), ("us", &spawn_us)];
-        log::info("worker-started", &fields);
-        let pid = pid.as_raw().unsigned_abs();
-        let reply = LaunchReply::Started { model: model.clone(), worker, pid, spawn_us };
-        self.reply(&reply, &[channel.as_fd(), log.as_fd()])
-    }
-
-    fn worker_ended(&mut self, ended: Ended) {
-        // A child that never became a worker has nobody who waits for it.
-        let Some(id) = self.workers.iter().find(|(_, w)| w.pid == ended.pid).map(|(id, _)| *id) else { return };
-        let Some(worker) = self.workers.remove(&id) else { return };
-        self.pool.give_back(worker.subject.identity);
-        let cause = ended.cause(Circumstances { asked: worker.asked, out_of_memory: self.memory.moved() });
-        log::info("worker-gone", &[("worker", &id), ("model", &worker.model), ("how", &cause)]);
+    fn worker_ended(&mut self, ended: &Ended) {
+        let Some((worker, cause)) = self.workers.ended(ended) else { return };
         // A worker of an earlier front is none of this one's.
-        if self.front.as_ref().is_some_and(|serving| id.0 >= serving.first)
-            && let Err(Broken(why)) = self.reply(&LaunchReply::Exited { worker: id, cause }, &[])
+        if self.front.as_ref().is_some_and(|serving| worker.0 >= serving.first)
+            && let Err(Broken(why)) = self.reply(&LaunchReply::Exited { worker, cause }, &[])
         {
             self.end_front(&why);
-        }
-    }
-
-    fn kill_worker(&mut self, id: WorkerId) {
-        if let Some(worker) = self.workers.get_mut(&id) {
-            worker.asked = true;
-            let _ = send_signal(&worker.pidfd, Signal::SIGKILL);
-        }
-    }
-
-    fn kill_workers(&mut self) {
-        let ids: Vec<_> = self.workers.keys().copied().collect();
-        for id in ids {
-            self.kill_worker(id);
         }
     }
 
@@ -429,7 +367,7 @@ impl Monitor {
         if let Some(serving) = &self.front {
             let _ = send_signal(&serving.front.pidfd, Signal::SIGKILL);
         }
-        self.kill_workers();
+        self.workers.kill_all();
     }
 }
 

@@ -1,21 +1,13 @@
-//! `casemate-probe NAME`: one of the worker's probes without a cage, the positive control of the tests of the cage.
-//! Without a name it lists them.
+//! `casemate-probe NAME…`: the worker's probes without a cage, each in a process of its own: the positive control of the tests
+//! of the cage. Without a name it does all of them.
 
 use casemate_worker::engine::shim;
-use casemate_worker::probe;
+use casemate_worker::probe::{self, Probe};
 
 fn main() {
-    match std::env::args().nth(1) {
-        None => {
-            let names: Vec<&str> = probe::ALL.iter().map(|probe| probe.name).collect();
-            shim::log(1, format!("{}\n", names.join("\n")).as_bytes());
-        }
-        Some(name) => match probe::find(&name) {
-            Some(probe) => probe.act_freely(),
-            None => {
-                shim::log(2, format!("no probe is called {name:?}\n").as_bytes());
-                shim::exit(2);
-            }
-        },
+    let names: Vec<String> = std::env::args().skip(1).collect();
+    let wanted = |probe: &&Probe| names.is_empty() || names.iter().any(|name| name == probe.name);
+    for probe in probe::ALL.iter().filter(wanted) {
+        shim::apart(|| probe.act_freely());
     }
 }

@@ -143,8 +143,10 @@ impl Script {
         if let Some(code) = self.exit_code {
             shim::exit(code);
         }
-        while self.stop {
-            thread::park();
+        if self.stop {
+            loop {
+                thread::park();
+            }
         }
         self.fail.clone().map_or(Ok(()), |text| Err(RunError::Model(text)))
     }

@@ -1,5 +1,4 @@
-//! All unsafe code of the worker: what it is born with, how it ends, raw system calls for the probes, and ([`libtorch`])
-//! the C++ beneath the engine.
+//! The unsafe code of the worker that is not libtorch's: what it is born with, how it ends, raw system calls for the probes.
 //!
 //! The raw calls are compiled always: the scripted engine and the probes must be able to do what a model that has taken
 //! over the process would do. They are no way around the cage, since the cage does not rest on what the worker's own
@@ -10,9 +9,6 @@ use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use casemate_ipc::launch::fd;
-
-#[cfg(feature = "torch")]
-pub mod libtorch;
 
 /// One argument of a raw system call. A pointer comes from something that is borrowed, so it outlives the call.
 #[derive(Debug)]
@@ -82,6 +78,18 @@ pub fn send_raw(fd: BorrowedFd<'_>, bytes: &[u8]) -> i64 {
     let flags = Arg::Number(libc::MSG_NOSIGNAL as u64);
     let length = Arg::Number(bytes.len() as u64);
     call(libc::SYS_sendto, [Arg::Number(socket), Arg::Bytes(bytes), length, flags, ZERO, ZERO])
+}
+
+/// Does something in a process of its own, and waits for its end. For `casemate-probe`, which is one thread.
+pub fn apart(act: impl FnOnce()) {
+    // SAFETY: the process has one thread, so its copy has whole locks and a whole heap; the copy ends right after the act.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        act();
+        exit(0);
+    }
+    // SAFETY: a null status is not written to; a child that could not be made is an error and nothing else.
+    unsafe { libc::waitpid(child, std::ptr::null_mut(), 0) };
 }
 
 /// Ends the process without running what libtorch and libc would still run at exit: none of it has a purpose in a process

@@ -12,7 +12,8 @@ pub(super) const ALL: &[Probe] = &[
     #[cfg(target_arch = "x86_64")]
     probe("open", || call(c::SYS_open, [text(c"/etc/passwd"), n(c::O_RDONLY)])),
     probe("openat", || openat(c"/etc/passwd", c::O_RDONLY)),
-    probe("openat-create", || openat(c"/tmp/casemate-probe", c::O_WRONLY | c::O_CREAT | c::O_CLOEXEC)),
+    // A file without a name, which goes with the process.
+    probe("openat-create", || openat(c"/tmp", c::O_WRONLY | c::O_TMPFILE)),
     probe("openat-own-memory", || openat(c"/proc/self/mem", c::O_RDWR)),
     probe("openat-root", || openat(c"/", c::O_RDONLY | c::O_DIRECTORY)),
     probe("openat2", || {
@@ -232,13 +233,15 @@ pub(super) const ALL: &[Probe] = &[
         }
         call(c::SYS_pkey_mprotect, [Arg::Number(page as u64), n(PAGE), n(c::PROT_READ | c::PROT_EXEC), n(-1)])
     }),
-    probe("shmget", || call(c::SYS_shmget, [n(0), n(PAGE), n(0o600)])),
-    probe("msgget", || call(c::SYS_msgget, [n(0), n(0o600)])),
-    probe("semget", || call(c::SYS_semget, [n(0), n(1), n(0o600)])),
+    // A key that nobody has: asked for, not made.
+    probe("shmget", || call(c::SYS_shmget, [n(NO_KEY), n(PAGE), n(0)])),
+    probe("msgget", || call(c::SYS_msgget, [n(NO_KEY), n(0)])),
+    probe("semget", || call(c::SYS_semget, [n(NO_KEY), n(1), n(0)])),
     probe("mq-open", || call(c::SYS_mq_open, [text(c"casemate-probe"), n(c::O_RDONLY), n(0), ZERO])),
 ];
 
 const PAGE: i32 = 4096;
+const NO_KEY: i32 = 0x0c_a5_e0_07;
 
 const fn probe(name: &'static str, act: fn() -> i64) -> Probe {
     Probe { name, act, prepare: None }

@@ -2,13 +2,13 @@
 //! own. The rest of the cage (capabilities, Landlock, both filters) is on.
 
 #![allow(dead_code, reason = "each test file uses its part")]
+#![allow(clippy::unwrap_used, reason = "a test may")]
 
 use std::fs::{self, File};
 use std::io::Read;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::Once;
 use std::time::{Duration, Instant};
 
 use casemate_ipc::frame;
@@ -22,7 +22,6 @@ use casemate_ipc::tensor::{DType, Shape, TensorSpec};
 use casemate_ipc::work::{Declared, Failure, FromWorker, Placed, Step, ToWorker};
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use std::os::fd::AsFd;
 
 /// What a worker is born with.
 pub(crate) struct Birth {
@@ -119,7 +118,6 @@ impl Birth {
     }
 
     pub(crate) fn spawn(self) -> Cell {
-        keep_low_numbers();
         let geometry = Geometry { slots: 2, slot_bytes: self.slot_bytes };
         let (requests, requests_file) = arena::requests(geometry).unwrap();
         let (responses, responses_file) = arena::responses(geometry).unwrap();
@@ -145,8 +143,8 @@ impl Birth {
             fds.push(fs::File::open("/dev/null").unwrap().into());
         }
         let (log, log_end) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).unwrap();
+        let fds: Vec<OwnedFd> = fds.into_iter().map(lifted).collect();
         let numbers: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
-        assert!(numbers.iter().all(|fd| *fd >= LOW));
         let worker = env!("CARGO_BIN_EXE_casemate-worker").to_owned();
         let mut words = self.under.into_iter().chain([worker]);
         let mut command = Command::new(words.next().unwrap());
@@ -344,17 +342,9 @@ impl Drop for Cell {
 /// Above every descriptor that a worker is born with.
 const LOW: RawFd = 16;
 
-/// Keeps the numbers below [`LOW`] taken in this process, so that nothing that a child still needs (the pipe on which
-/// `Command` hears of a failed exec, too) stands where the worker's descriptors go.
-fn keep_low_numbers() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        loop {
-            let file = File::open("/dev/null").unwrap();
-            if file.as_raw_fd() >= LOW {
-                break;
-            }
-            std::mem::forget(file);
-        }
-    });
+/// The same file at a number where it is not in the way.
+fn lifted(file: OwnedFd) -> OwnedFd {
+    let number = nix::fcntl::fcntl(&file, nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(LOW)).unwrap();
+    // SAFETY: the kernel has just made this number for us.
+    unsafe { OwnedFd::from_raw_fd(number) }
 }

@@ -73,7 +73,7 @@ pub(crate) enum AddError {
     Entry {
         path: PathBuf,
         #[source]
-        cause: EntryError,
+        cause: Box<EntryError>,
     },
 }
 
@@ -93,7 +93,7 @@ pub(crate) fn run(args: &Args, screen: &mut Screen) -> Result<(), AddError> {
     let mut file = open(path)?;
     let declaration = declaration(args, &file)?;
     let entry = Entry::write(store, name, version.as_ref(), &declaration, &mut file)
-        .map_err(|cause| AddError::Entry { path: path.clone(), cause })?;
+        .map_err(|cause| AddError::Entry { path: path.clone(), cause: Box::new(cause) })?;
 
     screen.line(format_args!("added    {}/{}", name, entry.version));
     screen.line(format_args!("in       {}", short(&entry.folder.to_string_lossy(), 4096)));
@@ -115,12 +115,16 @@ impl AddError {
             Self::Open { cause, .. } => cause.into(),
             Self::NotAFile(_) => Exit::NoInput,
             Self::Undeclared { .. } | Self::NoSuchOutput(_) => Exit::Usage,
-            Self::Entry { cause: EntryError::Declaration(_), .. } => Exit::Usage,
-            Self::Entry { cause: EntryError::Write { cause, .. } | EntryError::Source(cause), .. } => {
+            Self::Entry { cause, .. } => match cause.as_ref() {
+                EntryError::Declaration(_) => Exit::Usage,
                 // What is missing here is no input: the store could not be written.
-                if cause.kind() == io::ErrorKind::PermissionDenied { Exit::Permission } else { Exit::Failure }
-            }
-            Self::Entry { .. } => Exit::Failure,
+                EntryError::Write { cause, .. } | EntryError::Source(cause)
+                    if cause.kind() == io::ErrorKind::PermissionDenied =>
+                {
+                    Exit::Permission
+                }
+                _ => Exit::Failure,
+            },
         }
     }
 }

@@ -134,19 +134,6 @@ pub fn place(fd: impl AsFd, number: i32) -> nix::Result<()> {
     Errno::result(answer).map(drop)
 }
 
-/// Takes ownership of a descriptor that this program was born with; `None` if there is none of that number.
-///
-/// To be called once for each number, at the start of a program.
-pub fn inherited(number: i32) -> Option<OwnedFd> {
-    // SAFETY: no memory is touched, and a number that is no descriptor is an error.
-    let flags = unsafe { libc::fcntl(number, libc::F_GETFD) };
-    if flags == -1 {
-        return None;
-    }
-    // SAFETY: it is open, and by this function's contract nobody else in this program owns it.
-    Some(unsafe { OwnedFd::from_raw_fd(number) })
-}
-
 /// Forgets the environment, so that no library reads its orders from it.
 pub fn clear_environment() -> nix::Result<()> {
     // SAFETY: called first thing in `main`, while there is one thread and nobody holds a pointer into the environment.

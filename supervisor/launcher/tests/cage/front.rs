@@ -11,8 +11,10 @@ use casemate_ipc::seqpacket::{Channel, PacketBuffer};
 use casemate_ipc::shm::arena;
 use casemate_ipc::shm::map::Frozen;
 use casemate_ipc::work::{FromWorker, ToWorker};
-use casemate_launcher::sys::process::{exit_now, inherited};
+use casemate_launcher::sys::process::exit_now;
 use nix::sys::signal::{SigSet, Signal};
+
+use crate::born::Born;
 
 struct Front {
     launcher: Channel<LaunchRequest, LaunchReply>,
@@ -24,11 +26,12 @@ pub(crate) fn main() -> ! {
     let mut stop = SigSet::empty();
     stop.add(Signal::SIGTERM);
     stop.thread_block().unwrap();
-    let open: Vec<i32> = (0..64).filter(|n| inherited(*n).map(std::mem::forget).is_some()).collect();
+    let mut born = Born::look();
+    let open = &born.numbers;
     say(&format!("uid={} fds={open:?} env={}", nix::unistd::getuid(), std::env::vars_os().count()));
     say(&format!("groups={:?} caps={:?}", nix::unistd::getgroups().unwrap(), held()));
-    let launcher = Channel::new(inherited(fd::FRONT_LAUNCHER).unwrap());
-    let text = Frozen::map(inherited(fd::FRONT_CONFIG).unwrap()).unwrap();
+    let launcher = Channel::new(born.take(fd::FRONT_LAUNCHER));
+    let text = Frozen::map(born.take(fd::FRONT_CONFIG)).unwrap();
     let text = String::from_utf8(text.bytes().to_vec()).unwrap();
     let mut front = Front { launcher, buffer: PacketBuffer::default(), config: Config::parse(&text).unwrap() };
     let models = front.catalogue();
@@ -130,6 +133,16 @@ impl Front {
                 self.launcher.send_with(&LaunchRequest::Start { model: other }, &[requests.as_fd(), responses.as_fd()])
             }
             "worker" => self.launcher.send(&LaunchRequest::Kill { worker: WorkerId(7) }),
+            "leave" => {
+                self.start(model);
+                let _worker = self.hear();
+                exit_now(1)
+            }
+            "stubborn" => {
+                say("done");
+                std::thread::sleep(std::time::Duration::from_secs(60));
+                exit_now(1)
+            }
             "garbage" => {
                 let socket = std::os::fd::AsRawFd::as_raw_fd(&self.launcher);
                 nix::sys::socket::send(socket, b"garbage", nix::sys::socket::MsgFlags::empty()).unwrap();

@@ -1,8 +1,8 @@
 //! The real launcher with a scripted front and a probing worker: what the jail holds, seen from inside and from outside.
 //!
-//! This one program plays three parts, by the name that it is started under. As `casemate-front` it starts one worker for
-//! each model of the store and tells what it hears; as `casemate-worker` it does what its model's bytes say; under any
-//! other name it lays out a folder with copies of itself beside the launcher, and judges.
+//! This one program plays four parts, by the name that it is started under. As `casemate-front` it starts one worker for
+//! each model of the store and tells what it hears; as `casemate-worker` it does what its model's bytes say; as
+//! `stage` it takes something away from the launcher that it then becomes; under any other name it lays out a folder with copies of itself beside the launcher, and judges.
 
 #![forbid(unsafe_code)]
 #![expect(
@@ -11,8 +11,10 @@
     reason = "a test without the standard harness is no test to clippy"
 )]
 
+mod born;
 mod front;
 mod rig;
+mod stage;
 mod tests;
 mod worker;
 
@@ -23,6 +25,7 @@ fn main() -> ExitCode {
     match name.as_str() {
         "casemate-front" => front::main(),
         "casemate-worker" => worker::main(),
+        "stage" => stage::main(),
         _ => tests::main(),
     }
 }

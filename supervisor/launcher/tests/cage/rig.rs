@@ -1,7 +1,7 @@
 //! A launcher in a folder of its own, with this program as its front and its worker.
 
 use std::fs::{self, Permissions};
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -69,10 +69,39 @@ impl Rig {
     }
 
     pub(crate) fn start(&self, more: &str) -> Running {
-        self.start_with(more, &[])
+        let mut command = Command::new(self.folder.join("casemate-launcher"));
+        if let Some(user) = self.user.filter(|_| geteuid().is_root()) {
+            command.uid(user).gid(user);
+        }
+        self.launch(command, more, &[])
     }
 
-    pub(crate) fn start_with(&self, more: &str, arguments: &[&str]) -> Running {
+    pub(crate) fn check(&self, more: &str) -> Outcome {
+        let mut command = Command::new(self.folder.join("casemate-launcher"));
+        if let Some(user) = self.user.filter(|_| geteuid().is_root()) {
+            command.uid(user).gid(user);
+        }
+        self.launch(command, more, &["--check"]).end()
+    }
+
+    /// On a host that lacks something.
+    pub(crate) fn start_without(&self, what: &str, more: &str) -> Running {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.arg0("stage").arg(what).arg(self.user.unwrap_or(0).to_string());
+        command.arg(self.folder.join("casemate-launcher"));
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut running = self.launch(command, more, &[]);
+        if what == "no-namespaces" {
+            running.child.stdout.as_mut().unwrap().read_exact(&mut [0; 6]).unwrap();
+            for map in ["uid_map", "gid_map"] {
+                fs::write(format!("/proc/{}/{map}", running.child.id()), "0 0 4294967295").unwrap();
+            }
+            running.child.stdin.as_mut().unwrap().write_all(b"!").unwrap();
+        }
+        running
+    }
+
+    fn launch(&self, mut command: Command, more: &str, arguments: &[&str]) -> Running {
         let config = self.folder.join("config.toml");
         let store = self.folder.join("store");
         let limits =
@@ -80,12 +109,8 @@ impl Rig {
         let text = format!("store = {store:?}\n[listen]\ninference = \"127.0.0.1:0\"\n{limits}\n{more}\n");
         fs::write(&config, text).unwrap();
         chown(&config, self.user, self.user).unwrap();
-        let mut command = Command::new(self.folder.join("casemate-launcher"));
-        command.arg("--config").arg(&config).args(arguments).env("LD_DEBUG_NOT", "x");
-        if let Some(user) = self.user.filter(|_| geteuid().is_root()) {
-            command.uid(user).gid(user);
-        }
-        let mut child = command.stderr(Stdio::piped()).stdin(Stdio::null()).spawn().unwrap();
+        command.arg("--config").arg(&config).args(arguments).env("CASEMATE_TEST", "x");
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let (sender, lines) = channel();
         let stderr = BufReader::new(child.stderr.take().unwrap());
         thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
@@ -126,9 +151,13 @@ impl Running {
     }
 
     pub(crate) fn stop(self) -> Outcome {
+        self.signal();
+        self.end()
+    }
+
+    pub(crate) fn signal(&self) {
         let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap());
         kill(pid, Signal::SIGTERM).unwrap();
-        self.end()
     }
 
     pub(crate) fn end(mut self) -> Outcome {

@@ -1,7 +1,6 @@
 //! The probing worker: does what its model's bytes say, and prints what it finds.
 
 use std::fs;
-use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::mpsc;
 use std::thread;
@@ -14,22 +13,24 @@ use casemate_ipc::seqpacket::{Channel, PacketBuffer};
 use casemate_ipc::shm::arena::{Reader, Writer};
 use casemate_ipc::shm::map::Frozen;
 use casemate_ipc::work::{FromWorker, ToWorker};
-use casemate_launcher::sys::process::{exit_now, inherited};
+use casemate_launcher::sys::process::exit_now;
 use casemate_lockdown::{Requirements, confine, lock, seal};
 use nix::sys::resource::{Resource, getrlimit};
 
+use crate::born::Born;
+
 pub(crate) fn main() -> ! {
-    let open: Vec<i32> = (0..64).filter(|n| inherited(*n).map(std::mem::forget).is_some()).collect();
-    let channel = Channel::<FromWorker, ToWorker>::new(own(fd::WORKER_CHANNEL));
-    let grant = Frozen::map(own(fd::WORKER_GRANT)).unwrap();
+    let mut born = Born::look();
+    let channel = Channel::<FromWorker, ToWorker>::new(born.take(fd::WORKER_CHANNEL));
+    let grant = Frozen::map(born.take(fd::WORKER_GRANT)).unwrap();
     let grant: Grant = frame::decode(grant.bytes()).unwrap();
-    Reader::open(own(fd::WORKER_REQUESTS), grant.requests).unwrap();
-    Writer::open(own(fd::WORKER_RESPONSES), grant.responses).unwrap();
-    let order = Frozen::map(own(fd::WORKER_MODEL)).unwrap();
-    let manifest = Frozen::map(own(fd::WORKER_MANIFEST)).unwrap();
+    Reader::open(born.take(fd::WORKER_REQUESTS), grant.requests).unwrap();
+    Writer::open(born.take(fd::WORKER_RESPONSES), grant.responses).unwrap();
+    let order = Frozen::map(born.take(fd::WORKER_MODEL)).unwrap();
+    let manifest = Frozen::map(born.take(fd::WORKER_MANIFEST)).unwrap();
     assert_eq!(manifest.bytes(), b"manifest");
     match order.bytes() {
-        b"report" => report(&grant, &open, &channel),
+        b"report" => report(&grant, &born.numbers, &channel),
         b"denied" => {
             cage(&grant, || {});
             refused();
@@ -45,10 +46,6 @@ pub(crate) fn main() -> ! {
         other => panic!("{other:?}"),
     }
     exit_now(0)
-}
-
-fn own(number: i32) -> OwnedFd {
-    inherited(number).unwrap()
 }
 
 /// What the jail looks like before the worker adds to it, then from outside under the whole cage.
@@ -72,7 +69,9 @@ fn report(grant: &Grant, open: &[i32], channel: &Channel<FromWorker, ToWorker>) 
         println!("{name}={:?}", getrlimit(limit).unwrap());
     }
     let mut files = Vec::new();
-    walk(Path::new("/"), &mut files);
+    if !grant.waived.contains(&Waiver::Namespaces) {
+        walk(Path::new("/"), &mut files);
+    }
     println!("files={}", files.join(" "));
     println!("exe={:?}", fs::read_link("/proc/self/exe"));
     println!("write={:?}", fs::write("/dev/x", b"").map_err(|e| e.raw_os_error()));

@@ -4,7 +4,6 @@
 // A model is hostile code, so anything may be thrown from it, and what it returns may be any value. Every function that
 // can throw goes through `guarded`, and answers with a `Code` and a text. Builds against libtorch 2.11 and 2.13.
 
-#include <ATen/Context.h>
 #include <ATen/EmptyTensor.h>
 #include <ATen/Parallel.h>
 #include <c10/core/InferenceMode.h>
@@ -15,13 +14,8 @@
 #include <torch/csrc/jit/serialization/import.h>
 #include <torch/version.h>
 
-#if defined(__x86_64__)
-#include <fbgemm/FbgemmI64.h>
-#endif
-
 #include <atomic>
 #include <cstdio>
-#include <cstdlib>
 #include <cstring>
 #include <future>
 #include <memory>
@@ -32,21 +26,8 @@
 #include <sched.h>
 #include <unistd.h>
 
-#if defined(__x86_64__)
-// A product of i64 matrices runs in machine code that FBGEMM writes, and has no switch. The dynamic linker finds this
-// definition before libtorch's own, so it runs in FBGEMM's plain C++ instead.
-namespace fbgemm {
-
-FBGEMM_API void cblas_gemm_i64_i64acc_ref(matrix_op_t, matrix_op_t, int, int, int, const int64_t*, int, const int64_t*, int,
-                                          bool, int64_t*, int);
-
-FBGEMM_API void cblas_gemm_i64_i64acc(matrix_op_t transa, matrix_op_t transb, int m, int n, int k, const int64_t* a,
-                                      int lda, const int64_t* b, int ldb, bool accumulate, int64_t* c, int ldc) {
-  cblas_gemm_i64_i64acc_ref(transa, transb, m, n, k, a, lda, b, ldb, accumulate, c, ldc);
-}
-
-} // namespace fbgemm
-#endif
+// In `caged.cpp`.
+void casemate_tame();
 
 namespace {
 
@@ -232,12 +213,7 @@ const char* casemate_torch_version() {
 // What every model runs under.
 int casemate_setup(Report* report) {
   return guarded(report, [] {
-    // oneDNN, NNPACK and FBGEMM write machine code, or start threads of their own, at the first request of a shape;
-    // neither is possible in the cage. FBGEMM has no other switch than its variables.
-    setenv("FBGEMM_NO_ASMJIT", "1", 1);
-    setenv("FBGEMM_FORCE_AUTOVEC", "1", 1);
-    at::globalContext().setUserEnabledMkldnn(false);
-    at::globalContext().setUserEnabledNNPACK(false);
+    casemate_tame();
     torch::jit::setPrintHandler(print);
     hear_warnings();
     // Without a buffer, stdio asks nothing about what stdout is.

@@ -1,4 +1,4 @@
-//! The C functions of `libtorch.cpp`, as safe ones.
+//! The C functions of `libtorch/shim.cpp`, as safe ones.
 //!
 //! What C++ writes is only what the caller lent to it for the call, and no exception ever comes out of it.
 
@@ -35,8 +35,10 @@ pub struct Module {
 
 /// libtorch's version, as its headers say.
 pub fn version() -> &'static str {
-    // SAFETY: the function returns the address of a string literal.
-    let text = unsafe { CStr::from_ptr(casemate_torch_version()) };
+    // SAFETY: the function takes nothing and returns the address of a string literal.
+    let text = unsafe { casemate_torch_version() };
+    // SAFETY: a string literal ends with NUL and lives as long as the program.
+    let text = unsafe { CStr::from_ptr(text) };
     text.to_str().unwrap_or("unknown")
 }
 

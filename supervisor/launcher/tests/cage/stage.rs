@@ -1,0 +1,45 @@
+//! A host that lacks something: takes it away from itself, then becomes the launcher.
+
+use std::collections::BTreeMap;
+use std::ffi::CString;
+use std::fs;
+use std::io::Read;
+use std::os::unix::ffi::OsStringExt;
+
+use nix::errno::Errno;
+use nix::sched::{CloneFlags, unshare};
+use nix::unistd::{Gid, Uid, execv, setgroups, setresgid, setresuid};
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch, apply_filter};
+
+/// `stage WHAT UID PROGRAM ARGUMENTS`.
+pub(crate) fn main() -> ! {
+    let words: Vec<CString> = std::env::args_os().skip(1).map(|word| CString::new(word.into_vec()).unwrap()).collect();
+    let (what, uid) = (words[0].to_str().unwrap(), words[1].to_str().unwrap().parse().unwrap());
+    if what == "no-namespaces" {
+        unshare(CloneFlags::CLONE_NEWUSER).unwrap();
+        println!("ready");
+        // The rig maps every uid to itself meanwhile.
+        std::io::stdin().read_exact(&mut [0]).unwrap();
+        fs::write("/proc/sys/user/max_user_namespaces", "0").unwrap();
+    }
+    if uid != 0 && nix::unistd::geteuid().is_root() {
+        setgroups(&[]).unwrap();
+        setresgid(Gid::from_raw(uid), Gid::from_raw(uid), Gid::from_raw(uid)).unwrap();
+        setresuid(Uid::from_raw(uid), Uid::from_raw(uid), Uid::from_raw(uid)).unwrap();
+    }
+    match what {
+        "no-ptrace" => refuse(libc::SYS_ptrace, Errno::EPERM),
+        "no-landlock" => refuse(libc::SYS_landlock_create_ruleset, Errno::ENOSYS),
+        _ => {}
+    }
+    let _ = execv(&words[2], &words[2..]).unwrap();
+    unreachable!()
+}
+
+fn refuse(call: i64, errno: Errno) {
+    let arch = TargetArch::try_from(std::env::consts::ARCH).unwrap();
+    let answer = SeccompAction::Errno((errno as i32).unsigned_abs());
+    let rules = BTreeMap::from([(call, Vec::new())]);
+    let filter = SeccompFilter::new(rules, SeccompAction::Allow, answer, arch).unwrap();
+    apply_filter(&BpfProgram::try_from(filter).unwrap()).unwrap();
+}

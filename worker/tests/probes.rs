@@ -1,0 +1,51 @@
+//! Every probe without a cage, where the kernel answers; and in a sealed worker, where it ends the worker. A call that is
+//! refused everywhere would prove nothing.
+
+mod cell;
+
+use std::collections::BTreeMap;
+use std::process::Command;
+use std::sync::Mutex;
+use std::thread;
+
+use casemate_worker::probe;
+use cell::{Birth, f32s};
+
+#[test]
+fn without_a_cage_the_kernel_answers() {
+    let output = Command::new(env!("CARGO_BIN_EXE_casemate-probe")).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    println!("{said}");
+    let lacks = |name: &str| {
+        !said.contains(&format!("probe {name} reached\n")) || !said.contains(&format!("probe {name} returned "))
+    };
+    let silent: Vec<&str> = probe::ALL.iter().map(|probe| probe.name).filter(|name| lacks(name)).collect();
+    assert!(silent.is_empty(), "{}", silent.join(", "));
+}
+
+#[test]
+fn in_a_sealed_worker_every_probe_is_the_end() {
+    let names = Mutex::new(probe::ALL.iter().map(|probe| probe.name));
+    let survivors = Mutex::new(BTreeMap::new());
+    thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                while let Some(name) = { names.lock().unwrap().next() } {
+                    let mut cell = Birth::echo(&format!("probe = \"{name}\"")).ready();
+                    cell.log();
+                    cell.send(&[f32s(&[1, 4], &[0.0; 4])]);
+                    let heard = cell.try_hear();
+                    let log = cell.log();
+                    let status = if heard.is_some() { None } else { Some(cell.wait()) };
+                    let killed = status.and_then(|s| std::os::unix::process::ExitStatusExt::signal(&s));
+                    let expected = log == format!("probe {name} reached\n") && killed == Some(libc::SIGSYS);
+                    if !expected {
+                        survivors.lock().unwrap().insert(name, format!("{heard:?} {status:?} {log:?}"));
+                    }
+                }
+            });
+        }
+    });
+    let survivors = survivors.into_inner().unwrap();
+    assert!(survivors.is_empty(), "{survivors:#?}");
+}
