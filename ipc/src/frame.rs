@@ -159,11 +159,8 @@ mod tests {
     #[test]
     fn a_length_inside_the_body_reserves_nothing() {
         // FromWorker::Failed with a detail that claims 2^62 bytes.
-        let failed = FromWorker::Failed {
-            batch: BatchId(1),
-            failure: crate::work::Failure::Model,
-            detail: "x".to_owned(),
-        };
+        let failed =
+            FromWorker::Failed { batch: BatchId(1), failure: crate::work::Failure::Model, detail: "x".to_owned() };
         let mut packet = encode(&failed).unwrap();
         let at = packet.len() - 9;
         packet[at..at + 8].copy_from_slice(&(1u64 << 62).to_le_bytes());

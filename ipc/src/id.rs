@@ -185,7 +185,8 @@ mod tests {
 
     #[test]
     fn names_that_could_be_paths_or_labels_are_refused() {
-        for bad in ["", ".", "..", "../x", "a/b", "a\\b", "a b", "a\n", "-a", "_a", "é", "a\"", "a{", &"x".repeat(64)] {
+        for bad in ["", ".", "..", "../x", "a/b", "a\\b", "a b", "a\n", "-a", "_a", "é", "a\"", "a{", &"x".repeat(64)]
+        {
             assert!(bad.parse::<ModelName>().is_err(), "{bad:?} passed");
         }
         for good in ["a", "digits", "all-MiniLM.v2_x", "0", &"x".repeat(63)] {

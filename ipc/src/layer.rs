@@ -37,7 +37,8 @@ pub enum Layer {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Waiver {
-    /// Where no user namespace can be made: takes the other namespaces and the empty root with it.
+    /// Where no user namespace can be made: takes the other namespaces, the empty root and, for an ordinary user, the
+    /// empty bounding set with it.
     Namespaces,
     /// Where the launcher is not root: workers share its uid, inside user namespaces of their own.
     OwnIdentity,
@@ -92,7 +93,10 @@ impl Layer {
     /// The waiver that an operator may name for this layer; most have none.
     pub const fn waiver(self) -> Option<Waiver> {
         match self {
-            Self::UserNamespace | Self::Namespaces | Self::EmptyRoot => Some(Waiver::Namespaces),
+            // Without a user namespace an ordinary user's worker may neither empty its bounding set nor be looked into.
+            Self::UserNamespace | Self::Namespaces | Self::EmptyRoot | Self::NoCapabilities | Self::Descriptors => {
+                Some(Waiver::Namespaces)
+            }
             Self::OwnIdentity => Some(Waiver::OwnIdentity),
             Self::Landlock => Some(Waiver::Landlock),
             _ => None,

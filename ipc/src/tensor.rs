@@ -249,11 +249,7 @@ impl TensorSpec {
     pub fn check(&self, shape: &Shape) -> Result<(), TensorError> {
         let fits = shape.dims().len() == self.dims.len()
             && self.dims.iter().zip(shape.dims()).all(|(want, have)| want.is_none_or(|w| w == *have));
-        if fits {
-            Ok(())
-        } else {
-            Err(TensorError::Shape { found: shape.clone(), declared: self.dims_text() })
-        }
+        if fits { Ok(()) } else { Err(TensorError::Shape { found: shape.clone(), declared: self.dims_text() }) }
     }
 
     /// Whether the outermost dimension is the request's choice, so that rows of several requests can ride together.
@@ -346,7 +342,8 @@ mod tests {
             assert_eq!(text.parse::<TensorSpec>().unwrap().to_string(), text);
         }
         assert_eq!("x:f32[ -1 , 16 ]".parse::<TensorSpec>().unwrap().to_string(), "x:FP32[-1,16]");
-        for bad in ["x", "x:f32", "x:f32[1", "x:f32[-2]", "x:f32[a]", ":f32[1]", "x y:f32[1]", "x:f99[1]", "x:f32[1,]"] {
+        for bad in ["x", "x:f32", "x:f32[1", "x:f32[-2]", "x:f32[a]", ":f32[1]", "x y:f32[1]", "x:f99[1]", "x:f32[1,]"]
+        {
             assert!(bad.parse::<TensorSpec>().is_err(), "{bad:?} passed");
         }
     }

@@ -1,6 +1,11 @@
 //! Bad input gets a 4xx that says what to do, in the protocol's form, and no worker ever hears of it.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, reason = "test code: what cannot be is a failure")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "test code: what cannot be is a failure"
+)]
 
 use std::io::{Read, Write};
 use std::net::TcpStream;

@@ -1,6 +1,11 @@
 //! Requests that ride together: everybody gets their own rows, and one bad request is one bad answer.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, reason = "test code: what cannot be is a failure")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "test code: what cannot be is a failure"
+)]
 
 use casemate_tests::casemate::{Casemate, Setup};
 use casemate_tests::models::{self, When};

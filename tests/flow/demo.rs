@@ -1,6 +1,11 @@
 //! `casemate demo --once`, as a newcomer sees it.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, reason = "test code: what cannot be is a failure")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "test code: what cannot be is a failure"
+)]
 
 use std::os::unix::process::CommandExt;
 use std::process::Command;

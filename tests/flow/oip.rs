@@ -1,6 +1,11 @@
 //! The Open Inference Protocol as a client sees it: metadata, JSON and binary tensors in both directions, every type.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, reason = "test code: what cannot be is a failure")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "test code: what cannot be is a failure"
+)]
 
 use casemate_tests::casemate::{Casemate, Setup};
 use casemate_tests::client::Answer;
@@ -40,7 +45,8 @@ fn floats(values: &[f32]) -> Vec<u8> {
 
 #[test]
 fn the_server_and_its_models_introduce_themselves() {
-    let setup = Setup::new().version("m", "2", "torchscript", &models::double(), &["x:FP32[-1,4]"], &["y:FP32[-1,4]"], "");
+    let setup =
+        Setup::new().version("m", "2", "torchscript", &models::double(), &["x:FP32[-1,4]"], &["y:FP32[-1,4]"], "");
     let casemate = setup.simple("m", &models::double()).config("[models.m]\nversions = \"all\"").serve();
     let server = casemate.get("/v2").json();
     assert_eq!(server["name"], "casemate");
@@ -57,8 +63,11 @@ fn the_server_and_its_models_introduce_themselves() {
     assert_eq!(casemate.get("/v2/models/m/versions/3").status, 404);
     assert_eq!(casemate.get("/v2/models/n/ready").status, 404);
     assert_eq!(casemate.get("/ping").json()["status"], "Healthy");
-    assert!(casemate.get("/metrics").text().contains("casemate_model_state{model=\"m\",version=\"2\",state=\"ready\"} 1"));
-    let body = json!({"inputs": [{"name": "x", "shape": [1, 4], "datatype": "FP32", "data": [1, 2, 3, 4]}]}).to_string();
+    assert!(
+        casemate.get("/metrics").text().contains("casemate_model_state{model=\"m\",version=\"2\",state=\"ready\"} 1")
+    );
+    let body =
+        json!({"inputs": [{"name": "x", "shape": [1, 4], "datatype": "FP32", "data": [1, 2, 3, 4]}]}).to_string();
     let answer = casemate.send("POST", "/v2/models/m/versions/2/infer", &[], body.as_bytes()).json();
     assert_eq!(answer["model_version"], "2");
 }
@@ -67,7 +76,13 @@ fn the_server_and_its_models_introduce_themselves() {
 fn json_in_and_out() {
     let casemate = Setup::new()
         .model("linear", &models::linear(16, 4), &["x:FP32[-1,16]"], &["y:FP32[-1,4]"], "")
-        .model("two", &models::two_inputs_two_outputs(), &["a:FP32[-1,4]", "b:FP32[-1,4]"], &["sum:FP32[-1,4]", "difference:FP32[-1,4]"], "")
+        .model(
+            "two",
+            &models::two_inputs_two_outputs(),
+            &["a:FP32[-1,4]", "b:FP32[-1,4]"],
+            &["sum:FP32[-1,4]", "difference:FP32[-1,4]"],
+            "",
+        )
         .serve();
     let row: Vec<f32> = (0..16).map(|i| i as f32 / 8.0 - 1.0).collect();
     let tensor = json!({"name": "x", "shape": [1, 16], "datatype": "FP32", "data": row});
@@ -97,7 +112,8 @@ fn every_type_goes_through_unchanged() {
     let casemate = setup.serve();
     for (dtype, data) in TYPES {
         let data: Value = serde_json::from_str(data).unwrap();
-        let answer = casemate.infer(dtype, &json!({"inputs": [{"name": "x", "shape": [3], "datatype": dtype, "data": data}]}));
+        let answer =
+            casemate.infer(dtype, &json!({"inputs": [{"name": "x", "shape": [3], "datatype": dtype, "data": data}]}));
         assert_eq!(answer.status, 200, "{dtype}: {}", answer.text());
         assert_eq!(answer.json()["outputs"][0]["data"], data, "{dtype}");
         // The same bytes, through the binary extension.
@@ -107,7 +123,8 @@ fn every_type_goes_through_unchanged() {
             "INT32" | "FP32" => 4,
             _ => 8,
         });
-        let bytes: Vec<u8> = (0..size).map(|i| u8::from(i % 2 == 0 && dtype == "BOOL") + u8::from(dtype != "BOOL") * i as u8).collect();
+        let bytes: Vec<u8> =
+            (0..size).map(|i| u8::from(i % 2 == 0 && dtype == "BOOL") + u8::from(dtype != "BOOL") * i as u8).collect();
         let header = json!({
             "inputs": [{"name": "x", "shape": [3], "datatype": dtype, "parameters": {"binary_data_size": size}}],
             "parameters": {"binary_data_output": true},
@@ -166,7 +183,8 @@ fn models_may_answer_with_a_dict_or_a_list_and_change_their_inputs() {
     for _ in 0..3 {
         assert_eq!(casemate.row("in-place", [1.0; 4]).json()["outputs"][0]["data"], json!([2.0, 2.0, 2.0, 2.0]));
     }
-    let ints = casemate.infer("ints", &json!({"inputs": [{"name": "x", "shape": [1, 4], "datatype": "INT64", "data": [1, 2, 3, 4]}]}));
+    let ints = casemate
+        .infer("ints", &json!({"inputs": [{"name": "x", "shape": [1, 4], "datatype": "INT64", "data": [1, 2, 3, 4]}]}));
     assert_eq!(ints.status, 200, "{}", ints.text());
 }
 

@@ -238,7 +238,12 @@ impl Casemate {
     /// An inference as JSON.
     pub fn infer(&self, model: &str, body: &Value) -> Answer {
         let body = body.to_string();
-        self.send("POST", &format!("/v2/models/{model}/infer"), &[("content-type", "application/json")], body.as_bytes())
+        self.send(
+            "POST",
+            &format!("/v2/models/{model}/infer"),
+            &[("content-type", "application/json")],
+            body.as_bytes(),
+        )
     }
 
     /// One row of the usual shape.

@@ -1,7 +1,12 @@
 //! SECURITY.md, "The cage, layer by layer": every layer as the kernel shows it from outside, as root and as an ordinary
 //! user, on a worker that has loaded a real model.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, reason = "test code: what cannot be is a failure")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "test code: what cannot be is a failure"
+)]
 
 use std::collections::BTreeSet;
 

@@ -2,7 +2,12 @@
 //! running server with a neighbour that must not notice. Each act was seen to happen without a cage (the positive controls
 //! stand in `tests/harness/models.rs`).
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, reason = "test code: what cannot be is a failure")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "test code: what cannot be is a failure"
+)]
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -37,7 +42,10 @@ fn dies_of(name: &str, model: &[u8], call: &str) -> Casemate {
     assert_eq!(exit["cause"], "syscall", "{exit}");
     assert!(exit["detail"].as_str().unwrap().contains(call), "{exit}");
     assert!(casemate.log().contains(call));
-    assert!(casemate.metric(&format!("casemate_worker_exits_total{{model=\"{name}\",version=\"1\",cause=\"syscall\"")) >= 1.0);
+    assert!(
+        casemate.metric(&format!("casemate_worker_exits_total{{model=\"{name}\",version=\"1\",cause=\"syscall\""))
+            >= 1.0
+    );
     neighbour_answers(&casemate);
     // The next worker serves on.
     assert_eq!(casemate.row(name, CALM).status, 200);
@@ -109,17 +117,17 @@ fn a_model_that_loops_is_killed_at_its_deadline() {
         assert_eq!(answer.status, 504, "{}", answer.text());
         assert!((Duration::from_millis(650)..Duration::from_secs(3)).contains(&took), "{took:?}");
     });
-    casemate.wait_until("killed", Duration::from_secs(5), || casemate.status("loops")["last_exit"]["cause"] == "deadline");
+    casemate
+        .wait_until("killed", Duration::from_secs(5), || casemate.status("loops")["last_exit"]["cause"] == "deadline");
     assert!(!Path::new(&format!("/proc/{before}")).exists(), "the core that it burned is not freed");
     casemate.wait_until("back", Duration::from_secs(20), || casemate.row("loops", CALM).status == 200);
 }
 
 #[test]
 fn a_model_that_crashes_names_its_signal_and_comes_back() {
-    for (name, model, signal) in [
-        ("fpe", models::crash_sigfpe(When::Asked), "SIGFPE"),
-        ("segv", models::crash_sigsegv(When::Asked), "SIGSEGV"),
-    ] {
+    for (name, model, signal) in
+        [("fpe", models::crash_sigfpe(When::Asked), "SIGFPE"), ("segv", models::crash_sigsegv(When::Asked), "SIGSEGV")]
+    {
         let casemate = beside_a_neighbour(name, &model);
         let answer = casemate.row(name, ASKED);
         assert_eq!(answer.status, 502, "{}", answer.text());

@@ -1,7 +1,12 @@
 //! SECURITY.md, "What a worker cannot do to the front": a worker that speaks the protocol wrongly on purpose, from inside
 //! the cage. The front lives on unchanged, the liar is killed and named, the neighbour answers.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, reason = "test code: what cannot be is a failure")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "test code: what cannot be is a failure"
+)]
 
 use std::time::{Duration, Instant};
 

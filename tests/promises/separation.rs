@@ -1,6 +1,11 @@
 //! SECURITY.md, "Three programs": what each links, where the server listens, and what the launcher refuses to read.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, reason = "test code: what cannot be is a failure")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "test code: what cannot be is a failure"
+)]
 
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::process::Command;
@@ -35,7 +40,8 @@ fn d1_only_loopback_listens() {
     assert!(casemate.address.ip().is_loopback());
     // 0A is "listening"; the front is the only one of ours with a socket, and this is its only listening one.
     let port = format!("{:04X}", casemate.address.port());
-    let sockets = std::fs::read_to_string("/proc/net/tcp").unwrap() + &std::fs::read_to_string("/proc/net/tcp6").unwrap();
+    let sockets =
+        std::fs::read_to_string("/proc/net/tcp").unwrap() + &std::fs::read_to_string("/proc/net/tcp6").unwrap();
     let ours: Vec<&str> = sockets
         .lines()
         .filter_map(|line| {

@@ -1,6 +1,11 @@
 //! SECURITY.md, "One model's end is not another's": killed, stopped, crash-looping and refused workers, and an orderly end.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, reason = "test code: what cannot be is a failure")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "test code: what cannot be is a failure"
+)]
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -41,9 +46,8 @@ fn a_stopped_worker_is_found_and_replaced() {
     let casemate = two().limit("ping_ms", 200).serve();
     let first = casemate.worker("a");
     casemate::kill(first, Signal::SIGSTOP);
-    casemate.wait_until("noticed", Duration::from_secs(10), || {
-        casemate.status("a")["last_exit"]["cause"] == "deadline"
-    });
+    casemate
+        .wait_until("noticed", Duration::from_secs(10), || casemate.status("a")["last_exit"]["cause"] == "deadline");
     assert_eq!(casemate.row("b", CALM).status, 200);
     again(&casemate, "a");
     assert!(!Path::new(&format!("/proc/{first}")).exists());
@@ -114,7 +118,8 @@ fn a_front_that_dies_takes_its_workers_along_and_is_replaced() {
     let casemate = two().serve();
     let (front, worker) = (casemate.front(), casemate.worker("a"));
     casemate::kill(front, Signal::SIGKILL);
-    casemate.wait_until("its workers' end", Duration::from_secs(10), || !Path::new(&format!("/proc/{worker}")).exists());
+    casemate
+        .wait_until("its workers' end", Duration::from_secs(10), || !Path::new(&format!("/proc/{worker}")).exists());
     casemate.wait_until("a new front", Duration::from_secs(30), || {
         let ready = casemate_tests::client::send(casemate.address, "GET", "/v2/health/ready", &[], b"");
         ready.is_ok_and(|answer| answer.status == 200)

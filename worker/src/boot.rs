@@ -7,7 +7,8 @@ use std::io;
 use std::os::fd::OwnedFd;
 
 use casemate_ipc::frame::{self, FrameError};
-use casemate_ipc::launch::{Geometry, Grant, fd};
+use casemate_ipc::inherited;
+use casemate_ipc::launch::{Grant, fd};
 use casemate_ipc::shm::arena::{Reader, Writer};
 use casemate_ipc::shm::map::Frozen;
 use casemate_ipc::shm::seal::SealError;
@@ -51,8 +52,8 @@ pub enum BootError {
     #[error("its environment is not empty")]
     Environment,
     /// A descriptor is missing.
-    #[error("descriptors 0 to 8 are not all there")]
-    Missing,
+    #[error("descriptors 0 to 8 are not all there: {0}")]
+    Missing(io::Error),
     /// A descriptor too many; somebody's file or socket has leaked into the worker.
     #[error("descriptor {0} is open")]
     Leaked(i32),
@@ -85,13 +86,12 @@ pub enum BootError {
 /// Takes possession. An error means that there is nobody to tell.
 pub fn boot() -> Result<Born, BootError> {
     bare()?;
-    let [channel, requests, responses, model, manifest, grant] = shim::inherited().ok_or(BootError::Missing)?;
+    let channel = own(fd::WORKER_CHANNEL)?;
     let kind = getsockopt(&channel, sockopt::SockType).map_err(|errno| BootError::Channel(errno.into()))?;
     if kind != SockType::SeqPacket {
         return Err(BootError::Channel(io::Error::other("of another type")));
     }
-    let estate = take(requests, responses, model, manifest, grant);
-    Ok(Born { front: ToFront::new(channel), estate })
+    Ok(Born { front: ToFront::new(channel), estate: take() })
 }
 
 /// Most threads that one operation may use.
@@ -100,26 +100,23 @@ const MAX_THREADS: u32 = 256;
 const MAX_DESCRIPTORS: i32 = 1024;
 
 /// Maps and checks. Each descriptor is closed at the end of its line.
-fn take(
-    requests: OwnedFd,
-    responses: OwnedFd,
-    model: OwnedFd,
-    manifest: OwnedFd,
-    grant: OwnedFd,
-) -> Result<Estate, BootError> {
-    let grant: Grant = frame::decode(Frozen::map(grant).map_err(BootError::GrantMemory)?.bytes())?;
+fn take() -> Result<Estate, BootError> {
+    let grant: Grant = frame::decode(Frozen::map(own(fd::WORKER_GRANT)?).map_err(BootError::GrantMemory)?.bytes())?;
     if !(1..=MAX_THREADS).contains(&grant.threads) {
         return Err(BootError::Threads(grant.threads));
     }
-    let Grant { requests: inward, responses: outward, .. } = &grant;
-    let (inward, outward): (Geometry, Geometry) = (*inward, *outward);
+    let Grant { requests: inward, responses: outward, .. } = grant;
     Ok(Estate {
-        requests: Reader::open(requests, inward).map_err(BootError::Requests)?,
-        responses: Writer::open(responses, outward).map_err(BootError::Responses)?,
-        model: Frozen::map(model).map_err(BootError::Model)?,
-        manifest: Frozen::map(manifest).map_err(BootError::Manifest)?,
+        requests: Reader::open(own(fd::WORKER_REQUESTS)?, inward).map_err(BootError::Requests)?,
+        responses: Writer::open(own(fd::WORKER_RESPONSES)?, outward).map_err(BootError::Responses)?,
+        model: Frozen::map(own(fd::WORKER_MODEL)?).map_err(BootError::Model)?,
+        manifest: Frozen::map(own(fd::WORKER_MANIFEST)?).map_err(BootError::Manifest)?,
         grant,
     })
+}
+
+fn own(number: i32) -> Result<OwnedFd, BootError> {
+    inherited::take(number).map_err(BootError::Missing)
 }
 
 /// Whether nothing but the promised descriptors came along.
@@ -131,7 +128,7 @@ fn bare() -> Result<(), BootError> {
         return Err(BootError::Environment);
     }
     if (0..=fd::WORKER_GRANT).any(|fd| !shim::is_open(fd)) {
-        return Err(BootError::Missing);
+        return Err(BootError::Missing(io::ErrorKind::NotFound.into()));
     }
     match (fd::WORKER_GRANT + 1..MAX_DESCRIPTORS).find(|fd| shim::is_open(*fd)) {
         Some(fd) => Err(BootError::Leaked(fd)),

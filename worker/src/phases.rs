@@ -80,7 +80,7 @@ fn cage(grant: &Grant) -> Result<Sealed, Stop> {
     let waived = |waiver: Waiver| grant.waived.contains(&waiver);
     let requirements = Requirements {
         empty_root: !waived(Waiver::Namespaces),
-        capabilities: true,
+        capabilities: !waived(Waiver::Namespaces),
         landlock: !waived(Waiver::Landlock),
     };
     let (locked, report) = lockdown::lock(confined, &requirements).map_err(|error| Stop::at(Step::Lock, error))?;

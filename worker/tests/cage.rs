@@ -1,5 +1,7 @@
 //! What a worker is not, and cannot do, once it is ready: read back from the kernel, and tried by models.
 
+#![allow(clippy::unwrap_used, reason = "a test may")]
+
 mod cell;
 
 use std::os::unix::process::ExitStatusExt;

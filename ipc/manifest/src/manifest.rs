@@ -108,11 +108,7 @@ impl Manifest {
 
     /// The text that [`Manifest::parse`] reads.
     pub fn to_toml(&self) -> Result<String, ManifestError> {
-        let input = |spec: &TensorSpec| RawInput {
-            name: spec.name.clone(),
-            dtype: spec.dtype,
-            shape: spec.dims_i64(),
-        };
+        let input = |spec: &TensorSpec| RawInput { name: spec.name.clone(), dtype: spec.dtype, shape: spec.dims_i64() };
         let output = |output: &Output| RawOutput {
             name: output.spec.name.clone(),
             dtype: output.spec.dtype,
@@ -145,9 +141,8 @@ impl Manifest {
 
     fn from_raw(raw: Raw) -> Result<Self, ManifestError> {
         let inputs = raw.input.into_iter().map(|i| spec("input", i.name, i.dtype, &i.shape));
-        let output = |o: RawOutput| {
-            Ok(Output { spec: spec("output", o.name, o.dtype, &o.shape)?, non_finite: o.non_finite })
-        };
+        let output =
+            |o: RawOutput| Ok(Output { spec: spec("output", o.name, o.dtype, &o.shape)?, non_finite: o.non_finite });
         let manifest = Self {
             format: raw.format,
             sha256: digest(&raw.sha256).ok_or(ManifestError::Digest)?,

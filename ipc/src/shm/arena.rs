@@ -185,10 +185,7 @@ fn start(geometry: Geometry, slot: u32) -> Result<usize, ArenaError> {
         return Err(ArenaError::Slot(slot));
     }
     // Inside `geometry.bytes()`, which was mapped, so this cannot overflow.
-    u64::from(slot)
-        .checked_mul(geometry.slot_bytes)
-        .and_then(|n| usize::try_from(n).ok())
-        .ok_or(ArenaError::Slot(slot))
+    u64::from(slot).checked_mul(geometry.slot_bytes).and_then(|n| usize::try_from(n).ok()).ok_or(ArenaError::Slot(slot))
 }
 
 #[cfg(test)]

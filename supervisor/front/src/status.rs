@@ -60,7 +60,7 @@ pub struct WorkerStatus {
 pub struct LastExit {
     /// Which one.
     pub worker: Option<WorkerId>,
-    /// A stable word: `oom`, `syscall`, `signal`, `deadline`, `refused`, `protocol`, `exit`, `spawn`, `stopped`.
+    /// A stable word: `oom`, `syscall`, `signal`, `deadline`, `refused`, `protocol`, `cage`, `exit`, `spawn`, `stopped`.
     pub cause: &'static str,
     /// For the operator: signal, system call by name and number, step and reason.
     pub detail: String,

@@ -7,7 +7,7 @@ use nix::sys::wait::waitpid;
 use thiserror::Error;
 
 use crate::fork::{self, BirthError};
-use crate::jail::identity::{Identity, Pool, uids_of_processes};
+use crate::jail::identity::{Identity, Pool, anywhere, uids_of_processes};
 use crate::jail::rlimit::Ceilings;
 use crate::jail::{Jail, namespaces};
 use crate::library::Library;
@@ -82,7 +82,7 @@ impl Host {
 /// Makes a jail as for a worker, and leaves it.
 fn try_jail(config: &Config, owner: Owner, library: &Library) -> Result<(), BirthError> {
     let range = owner.is_root().then(|| config.identities.clone());
-    let identity = Pool::new(range, std::process::id()).take(&uids_of_processes()).unwrap_or(Identity::Shared);
+    let identity = Pool::new(range, anywhere()).take(&uids_of_processes()).unwrap_or(Identity::Shared);
     let ceilings = Ceilings { threads: 1, memory_bytes: config.limits.worker_memory_mib << 20 };
     let jail = Jail { library, namespaces: true, identity, ceilings, descriptors: &[] };
     let mut child = fork::fork(jail.flags(), |gate| match jail.enter(gate) {

@@ -61,7 +61,13 @@ pub struct OutOfMemory(Option<u64>);
 #[derive(Debug, Default)]
 struct Child {
     refused: Option<Registers>,
+    /// The fault that it was killed for.
+    fault: Option<i32>,
 }
+
+/// Signals that the CPU raises for an instruction. A worker has no handler for any of them: it resets them before it
+/// meets its model, and may not set them after.
+const FAULTS: [i32; 4] = [libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL];
 
 // === impl Tracer ===
 
@@ -100,6 +106,17 @@ impl Tracer {
         self.ended.pop_front()
     }
 
+    /// A fault of the program itself. A worker is the first process of its pid namespace, and the kernel keeps such a one
+    /// from dying of a signal that a tracer hands on: the faulting instruction would run again, and fault again, for ever.
+    fn faulted(&mut self, tid: Pid, signal: i32) -> nix::Result<()> {
+        let Some(main) = self.child_of(tid) else { return ptrace::go_on(tid, signal) };
+        if let Some(child) = self.children.get_mut(&main) {
+            child.fault.get_or_insert(signal);
+        }
+        // Sent to a child that has not been waited for, so the number cannot mean another process by now.
+        nix::sys::signal::kill(main, nix::sys::signal::Signal::SIGKILL)
+    }
+
     fn stopped(&mut self, tid: Pid, signal: i32, event: i32) {
         const GROUP_STOPS: [i32; 4] = [libc::SIGSTOP, libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU];
         let went_on = match event {
@@ -121,7 +138,7 @@ impl Tracer {
                 if signal == libc::SIGSYS {
                     self.read(tid);
                 }
-                ptrace::go_on(tid, signal)
+                if FAULTS.contains(&signal) { self.faulted(tid, signal) } else { ptrace::go_on(tid, signal) }
             }
             _ => ptrace::go_on(tid, 0),
         };
@@ -157,6 +174,11 @@ impl Tracer {
         self.threads.remove(&pid);
         let Some(child) = self.children.remove(&pid) else { return };
         self.threads.retain(|_, main| *main != pid);
+        // The kill was ours, the cause was the fault.
+        let end = match (end, child.fault) {
+            (End::Signal(libc::SIGKILL), Some(fault)) => End::Signal(fault),
+            (end, _) => end,
+        };
         let denied = child.refused.map(|r| Denied { number: r.number, args: r.args, instruction: r.instruction });
         self.ended.push_back(Ended { pid, end, denied });
     }

@@ -13,7 +13,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
 use crate::attest::{self, Subject};
-use crate::jail::identity::{Identity, Pool, uids_of_processes};
+use crate::jail::identity::{Identity, Pool, anywhere, uids_of_processes};
 use crate::log;
 use crate::spawn::{Arenas, Spawned, Spawner};
 use crate::sys::process::send_signal;
@@ -51,7 +51,7 @@ impl Workers {
     pub fn new(config: &Config, as_root: bool) -> Self {
         let mut memory = OutOfMemory::default();
         memory.moved();
-        let pool = Pool::new(as_root.then(|| config.identities.clone()), std::process::id());
+        let pool = Pool::new(as_root.then(|| config.identities.clone()), anywhere());
         Self { running: BTreeMap::new(), next: 1, pool, memory }
     }
 

@@ -2,11 +2,8 @@
 
 pub mod contract;
 pub mod echo;
-#[cfg(feature = "torch")]
-#[expect(unsafe_code, reason = "C++ behind a C interface")]
-mod libtorch;
 pub mod script;
-#[expect(unsafe_code, reason = "what the worker is born with, and raw system calls for the probes")]
+#[expect(unsafe_code, reason = "C++ behind a C interface, and raw system calls for the probes")]
 pub mod shim;
 #[cfg(feature = "torch")]
 pub mod torchscript;

@@ -1,14 +1,15 @@
-//! The unsafe code of the worker that is not libtorch's: what it is born with, how it ends, raw system calls for the probes.
+//! All unsafe code of the worker: how it ends, raw system calls for the probes, and ([`libtorch`]) the C++ beneath the
+//! engine.
 //!
 //! The raw calls are compiled always: the scripted engine and the probes must be able to do what a model that has taken
 //! over the process would do. They are no way around the cage, since the cage does not rest on what the worker's own
 //! code refrains from.
 
 use std::ffi::CStr;
-use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::os::fd::{AsRawFd, BorrowedFd};
 
-use casemate_ipc::launch::fd;
+#[cfg(feature = "torch")]
+pub mod libtorch;
 
 /// One argument of a raw system call. A pointer comes from something that is borrowed, so it outlives the call.
 #[derive(Debug)]
@@ -40,26 +41,6 @@ pub enum Crash {
     Stack,
 }
 
-/// The descriptors 3 to 8, once: the second call gets nothing, so that no descriptor ever has two owners.
-pub fn inherited() -> Option<[OwnedFd; 6]> {
-    static TAKEN: AtomicBool = AtomicBool::new(false);
-    if TAKEN.swap(true, Ordering::SeqCst) || (fd::WORKER_CHANNEL..=fd::WORKER_GRANT).any(|fd| !is_open(fd)) {
-        return None;
-    }
-    let own = |fd| {
-        // SAFETY: open, as just seen; inherited over exec, so nothing in this process owns it yet, and `TAKEN` keeps it so.
-        unsafe { OwnedFd::from_raw_fd(fd) }
-    };
-    Some([
-        own(fd::WORKER_CHANNEL),
-        own(fd::WORKER_REQUESTS),
-        own(fd::WORKER_RESPONSES),
-        own(fd::WORKER_MODEL),
-        own(fd::WORKER_MANIFEST),
-        own(fd::WORKER_GRANT),
-    ])
-}
-
 /// Whether a descriptor of this number is open.
 pub fn is_open(fd: i32) -> bool {
     // SAFETY: F_GETFD reads a flag of the descriptor table; an fd that is not open is an error and nothing else.
@@ -74,7 +55,7 @@ pub fn log(fd: i32, bytes: &[u8]) {
 
 /// Sends bytes as they are on a socket, for the engine that lies.
 pub fn send_raw(fd: BorrowedFd<'_>, bytes: &[u8]) -> i64 {
-    let socket = u64::from(std::os::fd::AsRawFd::as_raw_fd(&fd).cast_unsigned());
+    let socket = u64::from(fd.as_raw_fd().cast_unsigned());
     let flags = Arg::Number(libc::MSG_NOSIGNAL as u64);
     let length = Arg::Number(bytes.len() as u64);
     call(libc::SYS_sendto, [Arg::Number(socket), Arg::Bytes(bytes), length, flags, ZERO, ZERO])

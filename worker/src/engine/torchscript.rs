@@ -11,7 +11,7 @@ use casemate_ipc::tensor::{DType, ModelSignature};
 use tch::{Kind, Tensor};
 
 use super::contract::{Answer, Batch, Engine, RunError};
-use super::libtorch::{self, Fault, Module};
+use super::shim::libtorch::{self, Fault, Module};
 
 pub use warm::{first_product, warm_up};
 

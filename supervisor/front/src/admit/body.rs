@@ -125,7 +125,8 @@ fn rows(inputs: &[Tensor], signature: &ModelSignature) -> Result<Option<u64>, Re
             None => rows = Some(found),
             Some(first) if first == found => {}
             Some(first) => {
-                let message = format!("input {:?} has {found} rows and {:?} has {first}", spec.name, signature.inputs[0].name);
+                let message =
+                    format!("input {:?} has {found} rows and {:?} has {first}", spec.name, signature.inputs[0].name);
                 return Err(Refusal::invalid(message));
             }
         }

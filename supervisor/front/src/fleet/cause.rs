@@ -18,8 +18,8 @@ pub struct Cause {
 
 impl Cause {
     /// Every word, for the metrics.
-    pub const WORDS: [&'static str; 9] =
-        ["oom", "syscall", "signal", "exit", "refused", "deadline", "protocol", "spawn", "stopped"];
+    pub const WORDS: [&'static str; 10] =
+        ["oom", "syscall", "signal", "exit", "refused", "deadline", "protocol", "cage", "spawn", "stopped"];
 
     /// As the launcher saw it.
     pub fn from_exit(exit: ExitCause) -> Self {
@@ -48,6 +48,11 @@ impl Cause {
     /// It did not answer in time and was killed.
     pub fn deadline(what: &str) -> Self {
         Self { word: "deadline", detail: format!("killed: {what}") }
+    }
+
+    /// The kernel does not confirm a layer of its cage, so it was killed before it served.
+    pub fn cage(what: &str) -> Self {
+        Self { word: "cage", detail: format!("killed before it served: {}", telemetry::escape(what)) }
     }
 
     /// It broke the protocol and was killed.

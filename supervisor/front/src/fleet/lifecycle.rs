@@ -100,7 +100,9 @@ mod tests {
         let mut life = Lifecycle::new(2);
         assert_eq!(life.ended(End::Died), Next::After(Duration::ZERO));
         for _ in 0..100 {
-            assert!(matches!(life.ended(End::Died), Next::After(pause) if pause <= LONGEST_PAUSE && pause >= FIRST_PAUSE));
+            assert!(
+                matches!(life.ended(End::Died), Next::After(pause) if pause <= LONGEST_PAUSE && pause >= FIRST_PAUSE)
+            );
         }
         assert_eq!(life.ended(End::Died), Next::After(LONGEST_PAUSE));
         life.answered();

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use casemate_ipc::id::WorkerId;
 use casemate_ipc::launch::{ExitCause, Geometry};
-use casemate_ipc::layer::Layer;
+use casemate_ipc::layer::{Layer, Reading};
 use casemate_ipc::seqpacket::Channel;
 use casemate_ipc::shm::arena;
 use tokio::sync::watch;
@@ -107,9 +107,11 @@ async fn one(
         Ok(()) => {
             let cage = launcher.attest(worker).await;
             // Without it the model would be served by a worker of which nobody has seen the cage.
-            let naked = cage.iter().find(|r| !r.in_force && !waived(handle, r.layer)).map(|r| r.layer);
+            let naked = cage.iter().find(|r| !r.in_force && !waived(handle, r.layer));
             match naked {
-                Some(layer) => End::Hopeless(Cause::protocol(&format!("the kernel says that {layer} is not in force"))),
+                Some(Reading { layer, evidence, .. }) => {
+                    End::Lost(Cause::cage(&format!("{layer} is not in force: {evidence}")))
+                }
                 None if cage.is_empty() => End::Lost(Cause::protocol("it was gone before its cage could be read")),
                 None => {
                     served = true;

@@ -178,7 +178,8 @@ impl Tenure {
             }
             Err(NotGiven::Arena(error, jobs)) => {
                 tracing::error!(model = %self.handle.model, %error, "admitted tensors do not fit the arena");
-                let refusal = Refusal::new(Kind::Internal, "the request's tensors could not be placed in shared memory");
+                let refusal =
+                    Refusal::new(Kind::Internal, "the request's tensors could not be placed in shared memory");
                 jobs.into_iter().for_each(|job| job.answer(Err(refusal.clone())));
                 None
             }
@@ -250,7 +251,8 @@ impl Tenure {
                 self.fail(running, &refusal(Failure::Output));
             }
             Err(Unbelieved::Lie(why)) => {
-                let refusal = Refusal::new(Kind::WorkerDied, "the model's worker gave an impossible answer and was killed");
+                let refusal =
+                    Refusal::new(Kind::WorkerDied, "the model's worker gave an impossible answer and was killed");
                 running.jobs.into_iter().for_each(|job| job.answer(Err(refusal.clone())));
                 return Some(End::Lost(Cause::protocol(&why)));
             }
@@ -368,15 +370,16 @@ fn wrong_batch(batch: BatchId) -> End {
 /// What the clients are told; the worker's own words stay in the log.
 fn refusal(failure: Failure) -> Refusal {
     match failure {
-        Failure::Model => Refusal::new(Kind::ModelError, "the model raised an error on this input; see the server's log"),
+        Failure::Model => {
+            Refusal::new(Kind::ModelError, "the model raised an error on this input; see the server's log")
+        }
         Failure::Memory => Refusal::new(
             Kind::ModelMemory,
             "the model wanted more memory than it may have (limits.worker_memory_mib, or memory_mib of the model)",
         ),
-        Failure::Output => Refusal::new(
-            Kind::BadOutput,
-            "the model's output is not what its manifest declares; see the server's log",
-        ),
+        Failure::Output => {
+            Refusal::new(Kind::BadOutput, "the model's output is not what its manifest declares; see the server's log")
+        }
         Failure::TooLarge => Refusal::new(
             Kind::BadOutput,
             "the model's output is larger than this server passes on (limits.response_bytes)",

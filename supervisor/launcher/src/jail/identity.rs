@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::fs;
+use std::hash::{BuildHasher, RandomState};
 use std::os::unix::fs::MetadataExt;
 
 use caps::errors::CapsError;
@@ -49,6 +50,12 @@ impl Identity {
             Self::Shared => Ok(()),
         }
     }
+}
+
+/// A place in a range that another launcher does not come up with. Not a process id: two launchers that are started one
+/// after the other would begin next to each other, and meet a few workers later.
+pub fn anywhere() -> u32 {
+    u32::try_from(RandomState::new().hash_one(0) >> 32).unwrap_or(0)
 }
 
 /// Becomes the one user that its user namespace knows. Runs in the child; keeps its capabilities in there.

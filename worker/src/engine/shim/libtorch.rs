@@ -1,4 +1,4 @@
-//! The C functions of `libtorch/shim.cpp`, as safe ones.
+//! The C functions of `libtorch.cpp`, as safe ones.
 //!
 //! What C++ writes is only what the caller lent to it for the call, and no exception ever comes out of it.
 
@@ -96,8 +96,9 @@ pub fn dense(tensor: &mut Tensor) -> Result<&[u8], Fault> {
     if start.is_null() || length == 0 {
         return Ok(&[]);
     }
-    // SAFETY: C++ checked that the tensor is contiguous and lies inside its storage; the storage lives as long as the tensor,
-    // which stays borrowed. No other thread runs the model now, so nobody writes it meanwhile.
+    // SAFETY: C++ checked that the tensor is contiguous and lies inside its storage, which lives as long as the tensor, and
+    // that stays borrowed. The worker's own code writes no output. A model can, from a fork that it never waited for, or
+    // by having taken the process over; then these bytes are any bytes, which is what the front takes them for.
     Ok(unsafe { std::slice::from_raw_parts(start, length) })
 }
 

@@ -7,7 +7,7 @@ use casemate_ipc::tensor::{DType, Shape};
 use tch::{Device, Kind, TchError, Tensor};
 
 use super::super::contract::RunError;
-use super::super::libtorch::{self, Fault, Module};
+use super::super::shim::libtorch::{self, Fault, Module};
 use super::kind_of;
 
 /// One product of two numbers, before the first filter. At its first product MKL looks for `/proc/self/environ`, by the old
