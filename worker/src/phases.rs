@@ -10,6 +10,7 @@ use casemate_ipc::launch::{Grant, exit_code};
 use casemate_ipc::layer::Waiver;
 use casemate_ipc::work::{FromWorker, Step, detail};
 use casemate_lockdown::{self as lockdown, Report, Requirements, Sealed};
+use nix::unistd::geteuid;
 
 use crate::boot::{self, Born, Estate};
 use crate::engine::contract::ToFront;
@@ -80,7 +81,8 @@ fn cage(grant: &Grant) -> Result<Sealed, Stop> {
     let waived = |waiver: Waiver| grant.waived.contains(&waiver);
     let requirements = Requirements {
         empty_root: !waived(Waiver::Namespaces),
-        capabilities: !waived(Waiver::Namespaces),
+        // Without a user namespace an ordinary user's worker has no right to empty its bounding set. Root's has, and must.
+        capabilities: !waived(Waiver::Namespaces) || geteuid().is_root(),
         landlock: !waived(Waiver::Landlock),
     };
     let (locked, report) = lockdown::lock(confined, &requirements).map_err(|error| Stop::at(Step::Lock, error))?;

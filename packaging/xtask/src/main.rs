@@ -29,6 +29,7 @@ usage: cargo xtask TASK
   demo [ARGS…]                            build for release and run `casemate demo ARGS`
   test [ARGS…]                            build every program, then `cargo test --workspace ARGS`
   bench [ARGS…]                           build for release and run the benches with ARGS
+  policy                                  print the compiled policies into SECURITY.md
   layers                                  check what may import what, and where unsafe code may stand";
 
 /// Why a task did not succeed.
@@ -73,6 +74,7 @@ fn run(task: &str, args: Vec<OsString>) -> Result<(), TaskError> {
             bring(&checkout)?;
             suite::bench(&checkout, &args)?;
         }
+        "policy" if args.is_empty() => suite::write_documents(&checkout)?,
         "layers" if args.is_empty() => layers::check(&checkout)?,
         _ => return Err(TaskError::Usage),
     }

@@ -12,6 +12,14 @@ pub(crate) fn test(checkout: &Checkout, args: &[OsString]) -> Result<(), Program
     step(checkout, &["test", "--workspace"], args)
 }
 
+/// The test that compares the documents with what is compiled in, told to write instead.
+pub(crate) fn write_documents(checkout: &Checkout) -> Result<(), ProgramError> {
+    let mut cargo = checkout.cargo();
+    cargo.args(["test", "--quiet", "-p", "casemate-tests", "--test", "documents"]).env("CASEMATE_WRITE_DOCUMENTS", "1");
+    program::announce(&cargo);
+    program::run(&mut cargo)
+}
+
 /// Benches compare ratios within one run, so they need the programs as they are shipped.
 pub(crate) fn bench(checkout: &Checkout, args: &[OsString]) -> Result<(), ProgramError> {
     step(checkout, &["build", "--release", "--workspace", "--bins"], &[])?;

@@ -148,12 +148,12 @@ pub(super) const PLACES: &[PlaceLaw] = &[
         bans: &[
             Ban::Under(&["crate", "batch"]),
             Ban::Under(&["crate", "fleet"]),
-            Ban::Sibling { of: &["crate", "protocol"], shared: &["numbers"] },
+            Ban::Sibling { of: &["crate", "protocol"], shared: &["answer", "intake", "numbers"] },
         ],
         why: "a protocol sees the pipeline and the vocabulary: not batch, not fleet, not another protocol",
     },
     pure("supervisor/front/src/fleet/lifecycle"),
-    pure("supervisor/front/src/batch/plan"),
+    PlaceLaw { except: &["supervisor/front/src/batch/plan/tests"], ..pure("supervisor/front/src/batch/plan") },
     pure("ipc/src/frame"),
     pure("ipc/src/tensor"),
 ];
@@ -188,6 +188,7 @@ pub(super) const UNSAFE: &[UnsafeFile] = &[
         place: "worker/tests/cell",
         why: "a test puts a worker's descriptors in their places before it is born",
     },
+    UnsafeFile { place: "policies/lockdown/tests/", why: "a child makes the calls that its filter must refuse" },
     UnsafeFile { place: "tests/", why: "an adversary makes the system calls that a cage must refuse" },
 ];
 

@@ -34,9 +34,11 @@ fn a_breach_says_where_and_why() {
 
 #[test]
 fn libtorch_is_known_in_its_corner_and_nowhere_else() {
-    for path in
-        ["worker/src/engine/torchscript.rs", "worker/src/engine/torchscript/load.rs", "worker/src/engine/libtorch.rs"]
-    {
+    for path in [
+        "worker/src/engine/torchscript.rs",
+        "worker/src/engine/torchscript/load.rs",
+        "worker/src/engine/shim/libtorch.rs",
+    ] {
         assert_eq!(breaches_in(path, "use tch::Tensor;"), [], "{path}");
     }
     for path in ["worker/src/engine/mod.rs", "supervisor/front/src/app.rs", "worker/src/libtorch.rs"] {

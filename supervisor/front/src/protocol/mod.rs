@@ -4,6 +4,3 @@ pub mod answer;
 pub mod intake;
 pub mod numbers;
 pub mod oip;
-pub mod oip_binary;
-mod oip_head;
-pub mod oip_json;

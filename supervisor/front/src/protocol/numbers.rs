@@ -341,5 +341,4 @@ fn named(value: f64) -> &'static str {
 }
 
 #[cfg(test)]
-#[path = "numbers_tests.rs"]
 mod tests;

@@ -1,5 +1,9 @@
 //! Open Inference Protocol v2 over HTTP: routes, health, metadata, and the trip of one inference.
 
+pub mod binary;
+mod head;
+pub mod json;
+
 use axum::Router;
 use axum::extract::{FromRequestParts, RawPathParams, Request, State};
 use axum::http::request::Parts;
@@ -11,10 +15,10 @@ use casemate_ipc::tensor::TensorSpec;
 use serde::Serialize;
 use serde_json::json;
 
+use self::binary::JSON_LENGTH;
+use self::json::Envelope;
 use super::answer::{json, with_type};
 use super::intake::Intake;
-use super::oip_binary::{self, JSON_LENGTH};
-use super::oip_json::{self, Envelope};
 use crate::refusal::{Kind, Refusal};
 use crate::status::State as ModelState;
 
@@ -61,15 +65,15 @@ async fn infer(State(intake): State<Intake>, target: Target, request: Request) -
     let _running = intake.metrics.request_begun();
     let taken = intake.take(request).await.map_err(|refusal| intake.refused(refusal))?;
     let (visitor, body) = (taken.visitor, taken.body);
-    let parsed = oip_binary::json_length(&taken.headers).and_then(|json_length| {
+    let parsed = binary::json_length(&taken.headers).and_then(|json_length| {
         let Target { model, version } = target;
-        oip_json::parse(Envelope { model, version, json_length, most: visitor.body_limit() }, &body)
+        json::parse(Envelope { model, version, json_length, most: visitor.body_limit() }, &body)
     });
     let (request, wanted) = parsed.map_err(|refusal| intake.refused(refusal))?;
     // Binary tensors hold on to it as long as they need to.
     drop(body);
     let answer = intake.pipeline.infer(visitor, request).await?;
-    let rendered = oip_json::render(&answer, &wanted);
+    let rendered = json::render(&answer, &wanted);
     intake.metrics.bytes_out(rendered.body.len() as u64);
     let media_type = if rendered.json_length.is_some() { "application/octet-stream" } else { "application/json" };
     let mut response = with_type(StatusCode::OK, HeaderValue::from_static(media_type), rendered.body);

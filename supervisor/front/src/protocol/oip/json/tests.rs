@@ -177,9 +177,9 @@ fn the_length_header_is_digits_and_comes_once() {
     let read = |values: &[&'static str]| {
         let mut headers = HeaderMap::new();
         for value in values {
-            headers.append(oip_binary::JSON_LENGTH, value.parse().unwrap());
+            headers.append(binary::JSON_LENGTH, value.parse().unwrap());
         }
-        oip_binary::json_length(&headers)
+        binary::json_length(&headers)
     };
     assert_eq!(read(&[]).unwrap(), None);
     assert_eq!(read(&["120"]).unwrap(), Some(120));

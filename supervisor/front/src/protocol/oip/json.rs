@@ -1,14 +1,14 @@
 //! Open Inference Protocol v2: a request's body into an [`InferRequest`], and an [`InferResponse`] into a body. Pure:
-//! no HTTP, no clock. What the binary extension adds lies in [`super::oip_binary`].
+//! no HTTP, no clock. What the binary extension adds lies in [`super::binary`].
 
 use bytes::Bytes;
 use casemate_ipc::id::{ModelName, Version};
 use casemate_ipc::tensor::{DType, MAX_NAME, Shape};
 use serde::Serialize;
 
-use super::numbers;
-use super::oip_binary::{self, Tail};
-use super::oip_head::{InputHead, InputParameters, OutputHead, RequestHead};
+use super::super::numbers;
+use super::binary::{self, Tail};
+use super::head::{InputHead, InputParameters, OutputHead, RequestHead};
 use crate::refusal::{Kind, Refusal};
 use crate::request::{InferRequest, InputTensor, Inputs};
 use crate::response::InferResponse;
@@ -49,7 +49,7 @@ pub fn parse(envelope: Envelope, body: &Bytes) -> Result<(InferRequest, Wanted),
         let request = InferRequest { model, version, id: None, inputs: Inputs::Raw(body.clone()), outputs: None };
         return Ok((request, Wanted { others: true, named: Vec::new() }));
     }
-    let (json, mut tail) = oip_binary::split(json_length, body)?;
+    let (json, mut tail) = binary::split(json_length, body)?;
     let head: RequestHead<'_> = serde_json::from_slice(&json).map_err(|e| {
         let place = format!("the body is not an inference request: {e}");
         Refusal::invalid(place.chars().take(MAX_MESSAGE).collect::<String>())
@@ -220,5 +220,4 @@ const BAD_NAME: &str = "'name' must have 1 to 128 bytes and no control character
 const NO_SHARED_MEMORY: &str = "this server shares no memory with its clients";
 
 #[cfg(test)]
-#[path = "oip_tests.rs"]
 mod tests;
