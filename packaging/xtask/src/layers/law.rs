@@ -104,7 +104,11 @@ pub(super) const OUTSIDE: &[OutsideLaw] = &[
         reach: Reach::Only(&["casemate-worker"]),
         why: "the largest and least trusted C++ stays out of the process with clients",
     },
-    OutsideLaw { outside: &["axum"], reach: Reach::Only(&["casemate-front"]), why: "HTTP is spoken in one process" },
+    OutsideLaw {
+        outside: &["axum"],
+        reach: Reach::Only(&["casemate-front", "casemate-benches"]),
+        why: "HTTP is spoken in one process, and by the echo that it is measured against",
+    },
     OutsideLaw {
         outside: &["tokio"],
         reach: Reach::Only(&["casemate-front", "casemate-tests", "casemate-benches"]),

@@ -1,1 +1,0 @@
-//! Benches: ratios in one run.
