@@ -15,7 +15,6 @@ use crate::load::Load;
 /// Runs one row again and again, in and out of arenas as a worker does.
 pub(crate) fn run(model: &[u8], manifest: &Manifest, row: &[u8], count: usize) -> Result<Load, Box<dyn Error>> {
     let signature = manifest.signature()?;
-    engine::first_act()?;
     engine::warm_up()?;
     engine::start_threads(1)?;
     let mut engine = engine::load(manifest.format, model, &signature)?;

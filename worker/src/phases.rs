@@ -1,6 +1,6 @@
 //! A worker's trip, each step with the proof of the last one in its hand:
 //!
-//! boot → the engine's first act → confine → warm up → lock → thread pools → seal → verify → load → trial → serve.
+//! boot → confine → warm up → lock → thread pools → seal → verify → load → trial → serve.
 //!
 //! Until `seal` has succeeded no byte of the model or of its manifest has been read by anything.
 
@@ -75,7 +75,6 @@ fn live(front: &ToFront, estate: Estate) -> Result<i32, Stop> {
 
 /// Puts the whole cage on, in the one order that works.
 fn cage(grant: &Grant) -> Result<Sealed, Stop> {
-    engine::first_act().map_err(|error| Stop::at(Step::Warm, error))?;
     let confined = lockdown::confine().map_err(|error| Stop::at(Step::Lock, error))?;
     warm::warm_up().map_err(|error| Stop::at(Step::Warm, error))?;
     let waived = |waiver: Waiver| grant.waived.contains(&waiver);

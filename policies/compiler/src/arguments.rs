@@ -50,6 +50,7 @@ const CALLS: &[(&str, &str)] = &[
     ("mremap", "old:64 old_length:64 new_length:64 flags:64 new:64"),
     ("munmap", "addr:64 length:64"),
     ("newfstatat", "dirfd:32 path:64 buf:64 flags:32"),
+    ("open", "path:64 flags:32 mode:32"),
     ("openat", "dirfd:32 path:64 flags:32 mode:32"),
     ("pivot_root", "new_root:64 put_old:64"),
     ("prctl", "option:32 arg2:64 arg3:64 arg4:64 arg5:64"),

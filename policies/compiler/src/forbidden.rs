@@ -101,12 +101,12 @@ pub(crate) const NEVER_FOR_WORKER: &[&str] = &[
     "lchown",
     "setxattr*",
     "creat",
-    "open",
     "openat2",
 ];
 
 /// Opening, naming, waiting on others, starting threads, changing the cage.
 pub(crate) const NEVER_WHILE_SERVING: &[&str] = &[
+    "open",
     "openat",
     "clone",
     "clone3",

@@ -13,13 +13,6 @@ use casemate_manifest::Format;
 
 use self::contract::{Engine, RunError};
 
-/// What an engine can only do before the first filter; as little as possible, and nothing that reads the model.
-pub fn first_act() -> Result<(), RunError> {
-    #[cfg(feature = "torch")]
-    torchscript::first_product()?;
-    Ok(())
-}
-
 /// Work that we trust, before the lock: whatever an engine opens or asks for once, it does here.
 pub fn warm_up() -> Result<(), RunError> {
     #[cfg(feature = "torch")]

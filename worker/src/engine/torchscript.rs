@@ -13,7 +13,7 @@ use tch::{Kind, Tensor};
 use super::contract::{Answer, Batch, Engine, RunError};
 use super::shim::libtorch::{self, Fault, Module};
 
-pub use warm::{first_product, warm_up};
+pub use warm::warm_up;
 
 /// A loaded module.
 #[derive(Debug)]

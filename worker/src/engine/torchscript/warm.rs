@@ -10,20 +10,12 @@ use super::super::contract::RunError;
 use super::super::shim::libtorch::{self, Fault, Module};
 use super::kind_of;
 
-/// One product of two numbers, before the first filter. At its first product MKL looks for `/proc/self/environ`, by the old
-/// `open` that no filter of a worker lets through; never again after that.
-pub fn first_product() -> Result<(), RunError> {
+/// Warms up. Trusted code only, so the first failure ends it.
+pub fn warm_up() -> Result<(), RunError> {
     // One thread until Landlock, which binds a thread and what it starts, is on.
     tch::set_num_interop_threads(1);
     tch::set_num_threads(1);
     libtorch::setup()?;
-    let one = Tensor::f_ones([1, 1], (Kind::Float, Device::Cpu)).map_err(failed)?;
-    let _ = one.f_mm(&one).map_err(failed)?;
-    Ok(())
-}
-
-/// Warms up. Trusted code only, so the first failure ends it.
-pub fn warm_up() -> Result<(), RunError> {
     optimise_nothing().map_err(failed)?;
     every_type().map_err(failed)?;
     every_family().map_err(failed)?;
