@@ -59,6 +59,8 @@ pub async fn supervise(
         let (end, cause) = match ended {
             Ended::Drained => {
                 handle.enter(State::Draining);
+                // Who was let in a moment before the stop, and queued a moment after the last look.
+                handle.queue.refuse_all(&going_down());
                 return;
             }
             Ended::By(end, cause) => (end, cause),
