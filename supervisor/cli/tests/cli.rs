@@ -170,7 +170,10 @@ fn a_wrong_config_is_78_and_no_launcher_69() {
     assert!(fails(78, ["serve", "--config", text(&config)]).contains("loopback"));
     fs::write(&config, "store = \"/srv\"\n").unwrap();
     // A copy that stands alone finds no launcher beside it.
-    fs::copy(env!("CARGO_BIN_EXE_casemate"), &alone).unwrap();
+    // By another process: a test beside this one may fork while a copy is being written here, and a program that anybody
+    // has open for writing cannot be started.
+    let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_casemate")).arg(&alone).status();
+    assert!(copied.unwrap().success());
     for args in [["serve", "--config", text(&config)].as_slice(), &["demo", "--once"]] {
         let output = Command::new(&alone).args(args).output().unwrap();
         assert_eq!(output.status.code(), Some(69), "{args:?}");

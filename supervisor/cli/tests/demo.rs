@@ -96,11 +96,18 @@ fn label(body: &[u8]) -> u64 {
 
 fn place(launcher: &str) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
-    fs::copy(env!("CARGO_BIN_EXE_casemate"), folder.path().join("casemate")).unwrap();
-    let script = folder.path().join("casemate-launcher");
-    fs::write(&script, format!("#!/bin/sh\n{launcher}\n")).unwrap();
-    fs::set_permissions(script, fs::Permissions::from_mode(0o755)).unwrap();
+    let draft = folder.path().join("draft");
+    fs::write(&draft, format!("#!/bin/sh\n{launcher}\n")).unwrap();
+    fs::set_permissions(&draft, fs::Permissions::from_mode(0o755)).unwrap();
+    copy(Path::new(env!("CARGO_BIN_EXE_casemate")), &folder.path().join("casemate"));
+    copy(&draft, &folder.path().join("casemate-launcher"));
     folder
+}
+
+/// By another process: a test beside this one may fork while a copy is being written here, and a program that anybody has
+/// open for writing cannot be started.
+fn copy(from: &Path, to: &Path) {
+    assert!(Command::new("cp").args([from, to]).status().unwrap().success());
 }
 
 fn demo(folder: &Path) -> (Output, String) {
