@@ -11,9 +11,10 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use casemate_tests::casemate::{ORDINARY, is_root, program};
+use casemate_tests::stage::reachable;
 
 fn demo(user: Option<u32>) -> String {
-    let mut command = Command::new(program("casemate"));
+    let mut command = Command::new(if user.is_some() { reachable("casemate") } else { program("casemate") });
     command.args(["demo", "--once"]).env_clear().env("PATH", "/usr/bin:/bin").env("HOME", "/nonexistent");
     if let Some(user) = user {
         command.uid(user).gid(user);

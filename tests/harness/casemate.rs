@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::client::{self, Answer};
+use crate::stage;
 
 /// What a test wants served, before it runs.
 #[derive(Debug)]
@@ -170,7 +171,9 @@ impl Setup {
     }
 
     fn command(&self, config: &Path) -> Command {
-        let mut command = Command::new(program("casemate-launcher"));
+        let launcher = "casemate-launcher";
+        let launcher = if self.user.is_some() { stage::reachable(launcher) } else { program(launcher) };
+        let mut command = Command::new(launcher);
         command.arg("--config").arg(config).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         if let Some(user) = self.user {
             command.uid(user).gid(user);

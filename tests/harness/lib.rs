@@ -1,7 +1,8 @@
 //! Whole-system tests: the harness that runs a real Casemate in a temporary folder.
 //!
 //! [`casemate`] starts `casemate-launcher` over a store that the test fills, [`client`] speaks HTTP to it byte by byte,
-//! [`forge`] and [`models`] make TorchScript archives without Python, [`process`] reads `/proc`.
+//! [`forge`] and [`models`] make TorchScript archives without Python, [`process`] reads `/proc`,
+//! [`stage`] brings the programs where an ordinary user can run them.
 
 #![allow(clippy::expect_used, reason = "this is test code: what cannot be set up ends the test")]
 
@@ -10,3 +11,4 @@ pub mod client;
 pub mod forge;
 pub mod models;
 pub mod process;
+pub mod stage;

@@ -56,15 +56,19 @@ pub fn mapped_files(pid: u32) -> Vec<Mapped> {
 /// The program and every library that its loader would map, as the kernel names files in a mapping.
 pub fn closure(program: &std::path::Path) -> Vec<(String, u64)> {
     use std::os::unix::fs::MetadataExt;
-    let output = std::process::Command::new("ldd").arg(program).output().expect("ldd");
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let paths = text.split_whitespace().filter(|word| word.starts_with('/')).map(PathBuf::from);
     let name = |path: PathBuf| {
         let file = fs::metadata(path).ok()?;
         let (major, minor) = (nix::sys::stat::major(file.dev()), nix::sys::stat::minor(file.dev()));
         Some((format!("{major:02x}:{minor:02x}"), file.ino()))
     };
-    paths.chain([program.to_owned()]).filter_map(name).collect()
+    libraries(program).into_iter().chain([program.to_owned()]).filter_map(name).collect()
+}
+
+/// The libraries that the loader would map for a program.
+pub fn libraries(program: &std::path::Path) -> Vec<PathBuf> {
+    let output = std::process::Command::new("ldd").arg(program).output().expect("ldd");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    text.split_whitespace().filter(|word| word.starts_with('/')).map(PathBuf::from).collect()
 }
 
 /// Protections that occur in a process's mappings.

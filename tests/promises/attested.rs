@@ -11,13 +11,14 @@
 use std::collections::BTreeSet;
 
 use casemate_tests::casemate::{Casemate, ORDINARY, Setup, is_root, program};
+use casemate_tests::stage::reachable;
 use casemate_tests::{models, process};
 
 fn digits() -> Setup {
     Setup::new().model("m", &models::linear(16, 4), &["x:FP32[-1,16]"], &["y:FP32[-1,4]"], "")
 }
 
-fn check(casemate: &Casemate) {
+fn check(casemate: &Casemate, user: bool) {
     let worker = casemate.worker("m");
     let front = casemate.front();
     let status = process::status(worker);
@@ -42,7 +43,8 @@ fn check(casemate: &Casemate) {
     assert_eq!(fds["1"], fds["2"]);
     assert!(fds["1"].to_string_lossy().starts_with("pipe:"), "{fds:?}");
     assert!(fds["3"].to_string_lossy().starts_with("socket:"), "{fds:?}");
-    let closure = process::closure(&program("casemate-worker"));
+    let worker_program = if user { reachable("casemate-worker") } else { program("casemate-worker") };
+    let closure = process::closure(&worker_program);
     assert!(closure.len() >= 8, "{closure:?}");
     let mapped = process::mapped_files(worker);
     for file in &mapped {
@@ -72,7 +74,7 @@ fn as_root_every_layer_is_in_force() {
         return;
     }
     let casemate = digits().serve();
-    check(&casemate);
+    check(&casemate, false);
     for layer in casemate.status("m")["worker"]["cage"].as_array().unwrap() {
         assert_eq!(layer["in_force"], true, "{layer}");
     }
@@ -103,7 +105,7 @@ fn two_workers_never_share_a_uid() {
 #[test]
 fn as_an_ordinary_user_only_the_own_identity_is_missing() {
     let casemate = digits().as_user().serve();
-    check(&casemate);
+    check(&casemate, true);
     for layer in casemate.status("m")["worker"]["cage"].as_array().unwrap() {
         assert_eq!(layer["in_force"], layer["layer"] != "own-identity", "{layer}");
     }
