@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -14,6 +15,7 @@ use nix::unistd::{execve, execveat};
 use thiserror::Error;
 
 use crate::owner::{Owner, OwnerError};
+use crate::sys::process::duplicate_above;
 
 /// A program that this launcher starts.
 #[derive(Debug)]
@@ -21,8 +23,12 @@ pub struct Program {
     path: PathBuf,
     text: CString,
     name: CString,
-    file: File,
+    /// Of a number above those that a child's own descriptors are put in place of.
+    file: OwnedFd,
 }
+
+/// More descriptors than any child is born with.
+const ABOVE: i32 = 64;
 
 /// Why a program cannot be started.
 #[derive(Debug, Error)]
@@ -62,6 +68,8 @@ impl Program {
             return Err(ProgramError::Mode(path));
         }
         let bytes = |text: &std::ffi::OsStr| CString::new(text.as_bytes()).ok();
+        let high = duplicate_above(&file, ABOVE);
+        let file = high.map_err(|errno| ProgramError::Open { path: path.clone(), source: errno.into() })?;
         match (bytes(path.as_os_str()), path.file_name().and_then(bytes)) {
             (Some(text), Some(name)) => Ok(Self { path, text, name, file }),
             _ => Err(ProgramError::Mode(path)),
