@@ -61,7 +61,11 @@ pub fn closure(program: &std::path::Path) -> Vec<(String, u64)> {
         let (major, minor) = (nix::sys::stat::major(file.dev()), nix::sys::stat::minor(file.dev()));
         Some((format!("{major:02x}:{minor:02x}"), file.ino()))
     };
-    libraries(program).into_iter().chain([program.to_owned()]).filter_map(name).collect()
+    // An ordinary user's loader may have to take the second place where a worker looks for libtorch.
+    let packaged = program.ancestors().nth(2).map(|prefix| prefix.join("lib/casemate/torch/lib"));
+    let packaged = packaged.and_then(|folder| fs::read_dir(folder).ok()).into_iter().flatten().flatten();
+    let packaged = packaged.map(|entry| entry.path());
+    libraries(program).into_iter().chain(packaged).chain([program.to_owned()]).filter_map(name).collect()
 }
 
 /// The libraries that the loader would map for a program.
