@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::time::Instant;
 
-use casemate_ipc::launch::Geometry;
+use casemate_ipc::launch::{Geometry, RunTimeCode};
 use casemate_ipc::shm::arena::{self, Reader, Writer};
 use casemate_ipc::tensor::Shape;
 use casemate_manifest::Manifest;
@@ -15,7 +15,7 @@ use crate::load::Load;
 /// Runs one row again and again, in and out of arenas as a worker does.
 pub(crate) fn run(model: &[u8], manifest: &Manifest, row: &[u8], count: usize) -> Result<Load, Box<dyn Error>> {
     let signature = manifest.signature()?;
-    engine::warm_up()?;
+    engine::warm_up(RunTimeCode::Refused)?;
     engine::start_threads(1)?;
     let mut engine = engine::load(manifest.format, model, &signature)?;
     let geometry = Geometry { slots: 1, slot_bytes: 1 << 20 };

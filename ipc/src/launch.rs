@@ -6,6 +6,7 @@
 use std::fmt;
 
 use bincode::{Decode, Encode};
+use serde::{Deserialize, Serialize};
 
 use crate::frame::Message;
 use crate::id::{ModelId, WorkerId};
@@ -124,6 +125,19 @@ pub struct Grant {
     pub responses: Geometry,
     /// Layers that the operator goes without, by name.
     pub waived: Vec<Waiver>,
+    /// Whether machine code may be made while the model runs.
+    pub run_time_code: RunTimeCode,
+}
+
+/// Whether a worker may make machine code while its model runs, as `models.NAME.run_time_code` says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Encode, Decode, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RunTimeCode {
+    /// No page ever becomes executable; oneDNN is off.
+    #[default]
+    Refused,
+    /// oneDNN is on, and may write its kernels into memory of the worker's own.
+    Allowed,
 }
 
 /// The cut of an arena: `slots` pieces of `slot_bytes` each.
@@ -186,6 +200,16 @@ pub mod exit_code {
     pub const TRIAL: i32 = 75;
     /// The front broke the protocol.
     pub const PROTOCOL: i32 = 76;
+}
+
+impl RunTimeCode {
+    /// The word in config, logs and status.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Refused => "refused",
+            Self::Allowed => "allowed",
+        }
+    }
 }
 
 impl Geometry {

@@ -73,8 +73,11 @@ fn filter(code: &mut String, lowered: &Lowered<'_>, out: &Path) -> Result<(), St
     code.push_str("], rules: &[\n");
     for (number, rule) in &lowered.rules {
         let clauses = clauses(rule);
-        let (call, why) = (&rule.call, &rule.why);
-        let _ = writeln!(code, "Rule {{ call: {call:?}, number: {number}, clauses: &[{clauses}], why: {why:?} }},");
+        let (call, why, spare) = (&rule.call, &rule.why, &rule.spare);
+        let _ = writeln!(
+            code,
+            "Rule {{ call: {call:?}, number: {number}, clauses: &[{clauses}], why: {why:?}, spare: {spare:?} }},"
+        );
     }
     code.push_str("], refusals: &[\n");
     for (number, refusal) in &lowered.refusals {

@@ -6,7 +6,7 @@
 
 use std::time::Instant;
 
-use casemate_ipc::launch::{Grant, exit_code};
+use casemate_ipc::launch::{Grant, RunTimeCode, exit_code};
 use casemate_ipc::layer::Waiver;
 use casemate_ipc::work::{FromWorker, Step, detail};
 use casemate_lockdown::{self as lockdown, Report, Requirements, Sealed};
@@ -75,8 +75,12 @@ fn live(front: &ToFront, estate: Estate) -> Result<i32, Stop> {
 
 /// Puts the whole cage on, in the one order that works.
 fn cage(grant: &Grant) -> Result<Sealed, Stop> {
-    let confined = lockdown::confine().map_err(|error| Stop::at(Step::Lock, error))?;
-    warm::warm_up().map_err(|error| Stop::at(Step::Warm, error))?;
+    let code = match grant.run_time_code {
+        RunTimeCode::Refused => lockdown::RunTimeCode::Refused,
+        RunTimeCode::Allowed => lockdown::RunTimeCode::Allowed,
+    };
+    let confined = lockdown::confine_with(code).map_err(|error| Stop::at(Step::Lock, error))?;
+    warm::warm_up(grant.run_time_code).map_err(|error| Stop::at(Step::Warm, error))?;
     let waived = |waiver: Waiver| grant.waived.contains(&waiver);
     let requirements = Requirements {
         empty_root: !waived(Waiver::Namespaces),

@@ -6,6 +6,7 @@ use std::panic;
 use std::time::Instant;
 
 use casemate_ipc::frame;
+use casemate_ipc::launch::RunTimeCode;
 use casemate_ipc::work::ToWorker;
 use casemate_manifest::Manifest;
 use sha2::{Digest, Sha256};
@@ -14,7 +15,7 @@ use crate::engine::contract::RunError;
 use crate::engine::{self, shim};
 
 /// Warms up.
-pub fn warm_up() -> Result<(), RunError> {
+pub fn warm_up(code: RunTimeCode) -> Result<(), RunError> {
     // The seed of hash maps.
     let seeds = HashMap::from([(1, 2)]);
     // The parsers and the digest, on texts of our own: what they find out about the CPU, they find out now.
@@ -22,7 +23,7 @@ pub fn warm_up() -> Result<(), RunError> {
     let digest = Sha256::digest(parsed.sha256_hex());
     let packet = frame::encode(&ToWorker::Ping { token: u64::from(digest[0]) });
     std::hint::black_box((seeds, packet.is_ok(), Instant::now()));
-    engine::warm_up()
+    engine::warm_up(code)
 }
 
 /// A panic is a line in the log and the end of the worker. The standard hook asks for the thread's id and for a lock on

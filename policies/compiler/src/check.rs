@@ -54,6 +54,22 @@ pub enum BrokenLaw {
         /// The call.
         call: String,
     },
+    /// A worker that may make code, and could do it in a way that nobody listed.
+    #[error("{stage}: `{call}` may make code only as `mprotect` with one exact protection")]
+    LooseCode {
+        /// The policy.
+        stage: String,
+        /// The call.
+        call: String,
+    },
+    /// A policy that adds to one that is not there, or that adds to another itself.
+    #[error("{stage}: it extends `{missing}`, and there is no such policy that stands by itself")]
+    NoBase {
+        /// The policy.
+        stage: String,
+        /// The policy that should be there.
+        missing: String,
+    },
     /// seccompiler keeps only the conditions of such a pair, without a word.
     #[error("{stage}: `{call}` has a rule with conditions beside one without")]
     MixedConditions {
@@ -116,7 +132,7 @@ pub enum BrokenLaw {
 
 /// Holds every seccomp law over all policies at once; says all that is broken, not only the first.
 pub fn check(policies: Vec<Policy>) -> Result<CheckedPolicies, Vec<BrokenLaw>> {
-    let mut broken = Vec::new();
+    let (policies, mut broken) = extended(policies);
     let mut seen = BTreeSet::new();
     for policy in &policies {
         if !seen.insert(&policy.stage) {
@@ -126,9 +142,10 @@ pub fn check(policies: Vec<Policy>) -> Result<CheckedPolicies, Vec<BrokenLaw>> {
         if policy.stage.starts_with(WORKER) {
             broken.extend(of_worker(policy));
         }
-        if let Some(program) = policy.stage.strip_suffix(SERVE) {
+        let (plain, code) = policy.stage.strip_suffix(CODE).map_or((policy.stage.as_str(), ""), |plain| (plain, CODE));
+        if let Some(program) = plain.strip_suffix(SERVE) {
             broken.extend(of_serving(policy));
-            broken.extend(part_of(policy, &format!("{program}{WARM}"), &policies));
+            broken.extend(part_of(policy, &format!("{program}{WARM}{code}"), &policies));
         }
     }
     if broken.is_empty() { Ok(CheckedPolicies(policies)) } else { Err(broken) }
@@ -156,6 +173,22 @@ impl CheckedPolicies {
     pub fn policies(&self) -> &[Policy] {
         &self.0
     }
+}
+
+/// Each policy with the rules and refusals of the one that it extends.
+fn extended(mut policies: Vec<Policy>) -> (Vec<Policy>, Vec<BrokenLaw>) {
+    let (mut broken, bases) = (Vec::new(), policies.clone());
+    for policy in &mut policies {
+        let Some(name) = &policy.extends else { continue };
+        let Some(base) = bases.iter().find(|base| base.stage == *name && base.extends.is_none()) else {
+            broken.push(BrokenLaw::NoBase { stage: policy.stage.clone(), missing: name.clone() });
+            continue;
+        };
+        policy.inherited = base.rules.len();
+        policy.rules.extend(base.rules.iter().cloned());
+        policy.refusals.extend(base.refusals.iter().cloned());
+    }
+    (policies, broken)
 }
 
 fn of_any(policy: &Policy) -> Vec<BrokenLaw> {
@@ -191,11 +224,22 @@ fn of_worker(policy: &Policy) -> Vec<BrokenLaw> {
     for rule in policy.rules.iter().filter(|rule| MAKES_CODE.contains(&rule.call.as_str())) {
         let exec = libc::PROT_EXEC as u64;
         let lacks = |clause: &Clause| clause.argument.name == "prot" && implies(&clause.test, &Test::Lacks(exec));
-        if !rule.clauses.iter().any(lacks) {
-            broken.push(BrokenLaw::ExecutableMemory { stage: policy.stage.clone(), call: rule.call.clone() });
+        let (stage, call) = (policy.stage.clone(), rule.call.clone());
+        match (rule.clauses.iter().any(lacks), policy.stage.ends_with(CODE)) {
+            (true, _) => {}
+            (false, true) if fixed(rule) => {}
+            (false, true) => broken.push(BrokenLaw::LooseCode { stage, call }),
+            (false, false) => broken.push(BrokenLaw::ExecutableMemory { stage, call }),
         }
     }
     broken
+}
+
+/// Whether a rule with PROT_EXEC is the one call that generators of code need, with one protection. No memory is made
+/// executable from the start, so none that a descriptor backs.
+fn fixed(rule: &Rule) -> bool {
+    let exact = |clause: &Clause| clause.argument.name == "prot" && matches!(clause.test, Test::Equals(_));
+    rule.call == "mprotect" && rule.clauses.iter().any(exact)
 }
 
 fn of_serving(policy: &Policy) -> Vec<BrokenLaw> {
@@ -270,6 +314,8 @@ fn fits(pattern: &str, call: &str) -> bool {
 const WORKER: &str = "worker-";
 const SERVE: &str = "-serve";
 const WARM: &str = "-warm";
+/// The end of the name of a stage in which machine code may be made; no other may.
+const CODE: &str = "-code";
 const MAKES_CODE: &[&str] = &["mmap", "mprotect", "pkey_mprotect"];
 
 #[cfg(test)]

@@ -12,10 +12,14 @@ use crate::symbols::{self, UnknownSymbol};
 pub struct Policy {
     /// The stage it holds in, which is also the name of its file: `worker-serve`.
     pub stage: String,
+    /// The stage whose rules and refusals this one has too; [`crate::check()`] adds them.
+    pub extends: Option<String>,
     /// What becomes of a call that no rule allows.
     pub default: Default,
-    /// The calls that are allowed.
+    /// The calls that are allowed; those of the extended stage come last.
     pub rules: Vec<Rule>,
+    /// How many of the rules came from the extended stage.
+    pub inherited: usize,
     /// The calls that are answered with an errno instead of a kill.
     pub refusals: Vec<Refusal>,
 }
@@ -45,6 +49,8 @@ pub struct Rule {
     pub only: Option<Cpu>,
     /// Who needs it, and for what.
     pub why: String,
+    /// Why it stands here although no test fires it: another CPU, another libc, an event that no test makes.
+    pub spare: Option<String>,
 }
 
 /// One call answered with an errno.
@@ -109,6 +115,12 @@ pub enum RuleError {
         /// The call.
         call: String,
     },
+    /// A `spare` that says nothing.
+    #[error("`{call}`: `spare` is empty")]
+    NoSpareReason {
+        /// The call.
+        call: String,
+    },
     /// A clause on an argument that the call has not, or that `arguments.rs` does not name yet.
     #[error("`{call}`: no argument is called `{argument}`")]
     UnknownArgument {
@@ -158,10 +170,17 @@ impl Policy {
         let raw: RawPolicy = toml::from_str(text)?;
         Ok(Self {
             stage: raw.stage,
+            extends: raw.extends,
+            inherited: 0,
             default: raw.default,
             rules: raw.rule.into_iter().map(Rule::from_raw).collect::<Result<_, _>>()?,
             refusals: raw.refuse.into_iter().map(Refusal::from_raw).collect::<Result<_, _>>()?,
         })
+    }
+
+    /// The rules of this stage's own file.
+    pub fn own(&self) -> &[Rule] {
+        &self.rules[..self.rules.len() - self.inherited]
     }
 }
 
@@ -189,7 +208,11 @@ impl Rule {
     fn from_raw(raw: RawRule) -> Result<Self, RuleError> {
         let why = reason(&raw.call, raw.why)?;
         let clauses = raw.when.into_iter().map(|clause| clause.resolve(&raw.call)).collect::<Result<_, _>>()?;
-        Ok(Self { call: raw.call, clauses, only: raw.only, why })
+        let spare = raw.spare.map(|text| text.trim().to_owned());
+        if spare.as_deref() == Some("") {
+            return Err(RuleError::NoSpareReason { call: raw.call });
+        }
+        Ok(Self { call: raw.call, clauses, only: raw.only, why, spare })
     }
 }
 
@@ -222,6 +245,7 @@ fn reason(call: &str, why: String) -> Result<String, RuleError> {
 #[serde(deny_unknown_fields)]
 struct RawPolicy {
     stage: String,
+    extends: Option<String>,
     default: Default,
     #[serde(default)]
     rule: Vec<RawRule>,
@@ -237,6 +261,7 @@ struct RawRule {
     when: Vec<RawClause>,
     only: Option<Cpu>,
     why: String,
+    spare: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -360,6 +385,7 @@ mod tests {
         let cases = [
             ("call = \"brk\"", "missing field `why`"),
             ("call = \"brk\"\nwhy = \"  \"", "`why` is empty"),
+            ("call = \"brk\"\nwhy = \"x\"\nspare = \" \"", "`spare` is empty"),
             ("call = \"brk\"\nwhy = \"x\"\ncomment = \"y\"", "unknown field"),
             ("call = \"mmap\"\nwhen = [{ arg = \"port\", equals = 1 }]\nwhy = \"x\"", "no argument is called `port`"),
             ("call = \"mmap\"\nwhen = [{ arg = \"prot\" }]\nwhy = \"x\"", "exactly one of"),

@@ -23,11 +23,15 @@ fn seccomp(text: &mut String, policy: &Policy) {
     let calls: std::collections::BTreeSet<&str> = policy.rules.iter().map(|rule| rule.call.as_str()).collect();
     let _ = writeln!(text, "### System calls: `{}`\n", policy.stage);
     let _ = writeln!(text, "{} calls; any other: {}.\n", calls.len(), policy.default);
-    text.push_str("| call | only when | why |\n|---|---|---|\n");
-    for rule in &policy.rules {
-        let _ = writeln!(text, "| `{}` | {} | {} |", rule.call, condition(rule), cell(&rule.why));
+    if let Some(base) = &policy.extends {
+        let _ = writeln!(text, "All that stands under `{base}`, and:\n");
     }
-    for refusal in &policy.refusals {
+    text.push_str("| call | only when | why |\n|---|---|---|\n");
+    for rule in policy.own() {
+        let spare = rule.spare.as_ref().map_or(String::new(), |spare| format!(" (spare: {})", cell(spare)));
+        let _ = writeln!(text, "| `{}` | {} | {}{spare} |", rule.call, condition(rule), cell(&rule.why));
+    }
+    for refusal in policy.refusals.iter().filter(|_| policy.extends.is_none()) {
         let _ = writeln!(text, "| `{}` | never: {} | {} |", refusal.call, refusal.errno, cell(&refusal.why));
     }
     text.push('\n');

@@ -35,19 +35,19 @@ pub use error::{ConfineError, FrontError, LockError, SealError};
 pub use files::FilesError;
 pub use privileges::PrivilegeError;
 pub use report::{Report, Requirements};
-pub use role::{Role, Stage};
+pub use role::{Role, RunTimeCode, Stage};
 pub use root::{EMPTY_FOLDER, RootError};
 pub use syscalls::InstallError;
 
 /// A worker that can start no program and reach no network; it has read nothing that it may not trust.
 #[derive(Debug)]
 #[must_use = "a worker that is only confined may not read a model"]
-pub struct Confined(());
+pub struct Confined(RunTimeCode);
 
 /// A worker without files, capabilities or paths; it may start its threads now.
 #[derive(Debug)]
 #[must_use = "a worker that is only locked may not read a model"]
-pub struct Locked(());
+pub struct Locked(RunTimeCode);
 
 /// A worker under the serving filter, on every thread: what reading a model asks for.
 #[derive(Debug)]
@@ -61,20 +61,29 @@ pub struct FrontLocked(());
 
 /// The worker's first act. Fails with more than one thread.
 pub fn confine() -> Result<Confined, ConfineError> {
+    confine_with(RunTimeCode::Refused)
+}
+
+/// The same for a model that the operator trusts to make machine code, where `code` says so. The choice goes with the proof:
+/// the last filter is the one that belongs to it.
+pub fn confine_with(code: RunTimeCode) -> Result<Confined, ConfineError> {
     privileges::prove_one_thread().map_err(ConfineError::Threads)?;
     privileges::no_new_privs().map_err(ConfineError::NoNewPrivs)?;
     privileges::non_dumpable().map_err(ConfineError::Dumpable)?;
     signals::reset().map_err(ConfineError::Signals)?;
     // A second lock on the door that the filters close: where the kernel knows it, pages never become executable.
-    prctl::refuse_exec_gain();
-    syscalls::install(Stage::WorkerWarm).map_err(ConfineError::Filter)?;
-    Ok(Confined(()))
+    if code == RunTimeCode::Refused {
+        prctl::refuse_exec_gain();
+    }
+    let [warm, _] = Stage::of_worker(code);
+    syscalls::install(warm).map_err(ConfineError::Filter)?;
+    Ok(Confined(code))
 }
 
 /// After the warm-up, before any other thread starts. The last thing it does is to make the allocator ready for the last
 /// filter, in a thread that has ended when this returns.
 pub fn lock(confined: Confined, requirements: &Requirements) -> Result<(Locked, Report), LockError> {
-    let Confined(()) = confined;
+    let Confined(code) = confined;
     // The order: swapping the root needs a capability and is refused under Landlock; Landlock binds one thread alone.
     if requirements.empty_root {
         root::swap().map_err(LockError::Root)?;
@@ -89,20 +98,21 @@ pub fn lock(confined: Confined, requirements: &Requirements) -> Result<(Locked, 
     privileges::prove_one_thread().map_err(LockError::Threads)?;
     let report = Report::read(requirements, landlock).map_err(LockError::Report)?;
     heap::prime().map_err(LockError::Heap)?;
-    Ok((Locked(()), report))
+    Ok((Locked(code), report))
 }
 
 /// After the thread pools, before the first untrusted byte. Every thread must have come to rest: one that still has to
 /// register itself with libc, or that ends with an alternate signal stack to give back, is killed under the last filter,
 /// and the process with it.
 pub fn seal(locked: Locked) -> Result<Sealed, SealError> {
-    let Locked(()) = locked;
+    let Locked(code) = locked;
     // The last filter allows no call that could ask, so the read-back comes first: the warm-up's filter is in force. That
     // the last one is too, on all threads, is what the success of its installation says.
     if prctl::seccomp_mode().map_err(SealError::ReadBack)? != prctl::SECCOMP_MODE_FILTER {
         return Err(SealError::NoFilter);
     }
-    syscalls::install(Stage::WorkerServe).map_err(SealError::Filter)?;
+    let [_, serve] = Stage::of_worker(code);
+    syscalls::install(serve).map_err(SealError::Filter)?;
     Ok(Sealed(()))
 }
 

@@ -33,6 +33,8 @@ pub struct Rule {
     pub clauses: &'static [Clause],
     /// Who needs it, and for what.
     pub why: &'static str,
+    /// Why it stands although no test fires it, where none does.
+    pub spare: Option<&'static str>,
 }
 
 /// One call answered with an errno.

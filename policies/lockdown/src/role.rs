@@ -10,6 +10,15 @@ pub enum Role {
     Front,
 }
 
+/// Whether a worker may make machine code while it runs: what oneDNN's kernels are, and what an attacker would like to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RunTimeCode {
+    /// No page is ever executable that was not.
+    Refused,
+    /// Private pages of its own may become executable. The operator trusts this model with that.
+    Allowed,
+}
+
 /// A stage of a program's life with a system call filter of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -18,6 +27,10 @@ pub enum Stage {
     WorkerWarm,
     /// A worker while it runs a model.
     WorkerServe,
+    /// [`Stage::WorkerWarm`] for a model that may make code.
+    WorkerWarmCode,
+    /// [`Stage::WorkerServe`] for a model that may make code.
+    WorkerServeCode,
 }
 
 impl Role {
@@ -32,13 +45,23 @@ impl Role {
 
 impl Stage {
     /// Every stage.
-    pub const ALL: [Self; 2] = [Self::WorkerWarm, Self::WorkerServe];
+    pub const ALL: [Self; 4] = [Self::WorkerWarm, Self::WorkerServe, Self::WorkerWarmCode, Self::WorkerServeCode];
+
+    /// The stages of one worker's life, in order.
+    pub const fn of_worker(code: RunTimeCode) -> [Self; 2] {
+        match code {
+            RunTimeCode::Refused => [Self::WorkerWarm, Self::WorkerServe],
+            RunTimeCode::Allowed => [Self::WorkerWarmCode, Self::WorkerServeCode],
+        }
+    }
 
     /// The name of `policies/seccomp/NAME.toml`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::WorkerWarm => "worker-warm",
             Self::WorkerServe => "worker-serve",
+            Self::WorkerWarmCode => "worker-warm-code",
+            Self::WorkerServeCode => "worker-serve-code",
         }
     }
 }

@@ -40,7 +40,7 @@ pub(crate) fn install(stage: Stage) -> Result<(), InstallError> {
         apply_filter_all_threads(&steps).map_err(|source| InstallError::Refused { stage: stage.name(), source })?;
     }
     // Only a stage that may still call prctl can ask; for the last one, `seal` has asked before.
-    if stage != Stage::WorkerServe
+    if !matches!(stage, Stage::WorkerServe | Stage::WorkerServeCode)
         && prctl::seccomp_mode().map_err(InstallError::ReadBack)? != prctl::SECCOMP_MODE_FILTER
     {
         return Err(InstallError::NotInForce(stage.name()));

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use casemate_ipc::id::ModelName;
-use casemate_ipc::launch::Geometry;
+use casemate_ipc::launch::{Geometry, RunTimeCode};
 use casemate_ipc::layer::Waiver;
 use thiserror::Error;
 
@@ -158,6 +158,7 @@ fn defaults(limits: &Limits) -> ModelConfig {
         versions: Versions::Latest,
         threads: u32::try_from(limits.threads).unwrap_or(1),
         memory_bytes: limits.worker_memory_mib << 20,
+        run_time_code: RunTimeCode::Refused,
     }
 }
 
@@ -170,7 +171,7 @@ fn check_model(name: &ModelName, raw: RawModel, limits: &Limits) -> Result<Model
             Err(ConfigError::Model { model: name.clone(), key, found, least, most })
         }
     };
-    let ModelConfig { mut versions, mut threads, mut memory_bytes } = defaults(limits);
+    let ModelConfig { mut versions, mut threads, mut memory_bytes, .. } = defaults(limits);
     if let Some(written) = raw.threads {
         bounded("threads", "threads", written.into())?;
         threads = written;
@@ -187,7 +188,7 @@ fn check_model(name: &ModelName, raw: RawModel, limits: &Limits) -> Result<Model
             _ => return Err(ConfigError::Versions { model: name.clone(), word: word.chars().take(32).collect() }),
         },
     }
-    Ok(ModelConfig { versions, threads, memory_bytes })
+    Ok(ModelConfig { versions, threads, memory_bytes, run_time_code: raw.run_time_code })
 }
 
 fn check_identities(raw: &RawSandbox) -> Result<Identities, ConfigError> {
@@ -223,7 +224,8 @@ mod tests {
         assert_eq!(config.inference.to_string(), "127.0.0.1:8080");
         assert!(config.waived.is_empty());
         assert_eq!(config.limits, Limits::default());
-        assert_eq!(config.model(&"any".parse().unwrap()).versions, Versions::Latest);
+        let any = config.model(&"any".parse().unwrap());
+        assert_eq!((any.versions, any.run_time_code), (Versions::Latest, RunTimeCode::Refused));
     }
 
     #[test]
@@ -247,6 +249,9 @@ mod tests {
             "store = \"/s\"\n[models.a]\nthreads = 0",
             "store = \"/s\"\n[models.a]\nversions = \"newest\"",
             "store = \"/s\"\n[models.a]\nmemory_mib = 1",
+            "store = \"/s\"\n[models.a]\nrun_time_code = \"yes\"",
+            "store = \"/s\"\n[models.a]\nrun_time_code = true",
+            "store = \"/s\"\n[limits]\nrun_time_code = 1",
         ];
         for text in bad {
             assert!(Config::parse(text).is_err(), "{text:?} passed");
@@ -255,9 +260,12 @@ mod tests {
 
     #[test]
     fn a_model_may_differ() {
-        let text = "store = \"/s\"\n[models.a]\nversions = [\"1\", \"2\"]\nthreads = 4\nmemory_mib = 128";
+        let text = "store = \"/s\"\n[models.a]\nversions = [\"1\", \"2\"]\nthreads = 4\nmemory_mib = 128\nrun_time_code = \"allowed\"";
         let model = Config::parse(text).unwrap().model(&"a".parse().unwrap());
         let versions = Versions::Listed(vec!["1".parse().unwrap(), "2".parse().unwrap()]);
-        assert_eq!(model, ModelConfig { versions, threads: 4, memory_bytes: 128 << 20 });
+        assert_eq!(
+            model,
+            ModelConfig { versions, threads: 4, memory_bytes: 128 << 20, run_time_code: RunTimeCode::Allowed }
+        );
     }
 }

@@ -1,6 +1,7 @@
 //! One model as the operator wants it served.
 
 use casemate_ipc::id::Version;
+use casemate_ipc::launch::RunTimeCode;
 
 /// What is said about one model, or about all that nothing is said about.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -11,6 +12,8 @@ pub struct ModelConfig {
     pub threads: u32,
     /// Bytes of memory that a worker may take for its data.
     pub memory_bytes: u64,
+    /// Whether machine code may be made while the model runs.
+    pub run_time_code: RunTimeCode,
 }
 
 /// Which versions of a model to serve.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use casemate_ipc::id::{ModelName, Version};
+use casemate_ipc::launch::RunTimeCode;
 use casemate_ipc::layer::Waiver;
 use serde::Deserialize;
 
@@ -61,6 +62,8 @@ pub struct RawModel {
     pub threads: Option<u32>,
     /// Memory that a worker may use, in MiB.
     pub memory_mib: Option<u64>,
+    /// Whether the operator trusts this model so far that machine code may be made while it runs.
+    pub run_time_code: RunTimeCode,
 }
 
 /// `"latest"`, `"all"`, or a list.

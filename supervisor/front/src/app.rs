@@ -67,7 +67,8 @@ async fn serve(birth: Birth) -> Result<(), AppError> {
     let mut handles: BTreeMap<_, BTreeMap<_, _>> = BTreeMap::new();
     let queue = usize::try_from(limits.queue).unwrap_or(usize::MAX);
     for model in &catalogue.models {
-        let handle = ModelHandle::new(model.clone(), catalogue.waived.clone(), queue, metrics.clone());
+        let (waived, code) = (catalogue.waived.clone(), config.model(&model.name).run_time_code);
+        let handle = ModelHandle::new(model.clone(), waived, code, queue, metrics.clone());
         handles.entry(model.name.clone()).or_default().insert(model.version.clone(), handle);
     }
     let launcher = Launcher::new(launcher).map_err(start("launcher channel"))?;

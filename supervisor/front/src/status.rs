@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use casemate_ipc::id::{ModelId, WorkerId};
+use casemate_ipc::launch::RunTimeCode;
 use casemate_ipc::layer::{Reading, Waiver};
 use casemate_ipc::work::Declared;
 
@@ -23,6 +24,8 @@ pub struct ModelStatus {
     pub last_exit: Option<LastExit>,
     /// Layers that the operator goes without.
     pub waived: Vec<Waiver>,
+    /// Whether its workers may make machine code, as the operator's config says.
+    pub run_time_code: RunTimeCode,
 }
 
 /// Where a model is in its life.

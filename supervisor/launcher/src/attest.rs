@@ -5,8 +5,9 @@ use std::fs;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 
+use casemate_ipc::launch::RunTimeCode;
 use casemate_ipc::layer::{Layer, Reading};
-use casemate_lockdown::{Stage, policy};
+use casemate_lockdown::{self as lockdown, Stage, policy};
 use nix::unistd::{Pid, geteuid};
 
 use crate::jail::identity::Identity;
@@ -26,6 +27,8 @@ pub struct Subject {
     pub namespaces: bool,
     /// The Landlock version of this kernel; 0 where there is none.
     pub landlock: u32,
+    /// Whether it may make machine code.
+    pub run_time_code: RunTimeCode,
 }
 
 /// One reading for each layer, in the order in which they are put on.
@@ -41,8 +44,8 @@ pub fn read(subject: &Subject, pidfd: impl AsFd) -> Vec<Reading> {
             Layer::NonDumpable => non_dumpable(subject.pid, &status),
             Layer::EmptyRoot => empty_root(subject.pid),
             Layer::NoCapabilities => no_capabilities(&status),
-            Layer::Landlock => landlock(subject.landlock, &status),
-            Layer::Seccomp => seccomp(&status),
+            Layer::Landlock => landlock(subject, &status),
+            Layer::Seccomp => seccomp(subject, &status),
             Layer::Descriptors => descriptors(&pidfd),
         };
         Reading { layer, in_force, evidence }
@@ -153,24 +156,57 @@ fn no_capabilities(status: &Status) -> Found {
 
 /// The kernel shows a Landlock domain to nobody outside. What can be seen is the serving filter; the worker's program
 /// installs it only with the proof of its domain in hand.
-fn landlock(version: u32, status: &Status) -> Found {
+fn landlock(subject: &Subject, status: &Status) -> Found {
+    let version = subject.landlock;
     if version == 0 {
         return (false, "this kernel has no Landlock".to_owned());
     }
-    let (sealed, filters) = seccomp(status);
+    let (sealed, filters) = filters(subject, status);
     let how = "not to be read from outside; the worker's program takes its domain on before the serving filter";
     (sealed, format!("version {version}, {how}: {filters}"))
 }
 
-fn seccomp(status: &Status) -> Found {
+/// The filters, and what the serving one must have kept from happening: a page of machine code that no file holds.
+fn seccomp(subject: &Subject, status: &Status) -> Found {
+    let (holds, evidence) = filters(subject, status);
+    let made = fs::read_to_string(format!("/proc/{}/maps", subject.pid)).map(|maps| count_made_code(&maps));
+    match (made, subject.run_time_code) {
+        (Err(_), _) => (holds, format!("{evidence}; its maps cannot be read")),
+        (Ok(made), RunTimeCode::Allowed) => {
+            (holds, format!("{evidence}; run-time code allowed, {made} mappings of it"))
+        }
+        (Ok(made), RunTimeCode::Refused) => {
+            (holds && made == 0, format!("{evidence}; {made} mappings of run-time code"))
+        }
+    }
+}
+
+/// Executable mappings of no file, in the text of a `/proc/PID/maps`; what the kernel itself puts there does not count.
+fn count_made_code(maps: &str) -> usize {
+    let made = |line: &&str| {
+        let mut words = line.split_ascii_whitespace().skip(1);
+        let executable = words.next().is_some_and(|permissions| permissions.contains('x'));
+        let (inode, name) = (words.nth(2), words.next().unwrap_or(""));
+        executable
+            && (inode == Some("0") && !matches!(name, "[vdso]" | "[vsyscall]" | "[uprobes]") || name.contains("memfd:"))
+    };
+    maps.lines().filter(made).count()
+}
+
+fn filters(subject: &Subject, status: &Status) -> Found {
     // The launcher's own filters, a container's for example, are inherited and count too.
     let count = |status: &Status| status.words("Seccomp_filters").first().and_then(|word| word.parse::<usize>().ok());
     let own = count(&Status::of("self")).unwrap_or(0);
     let programs = |stage: &Stage| policy::filter(stage.name()).map_or(1, |filter| filter.programs().len());
-    let expected = own + Stage::ALL.iter().map(programs).sum::<usize>();
+    let stages = Stage::of_worker(match subject.run_time_code {
+        RunTimeCode::Refused => lockdown::RunTimeCode::Refused,
+        RunTimeCode::Allowed => lockdown::RunTimeCode::Allowed,
+    });
+    let expected = own + stages.iter().map(programs).sum::<usize>();
     let found = count(status).unwrap_or(0);
     let holds = status.is("Seccomp", "2") && found >= expected;
-    (holds, format!("{}, {found} filters of {expected}", status.said(&["Seccomp"])))
+    let [_, serve] = stages;
+    (holds, format!("{}, {found} filters of {expected}, the last one {}", status.said(&["Seccomp"]), serve.name()))
 }
 
 /// Every descriptor that it can have, by number: the limit on them was in force before its program began.
@@ -231,6 +267,14 @@ mod tests {
         assert_eq!(hard_limit(limits, "Max data size"), None);
     }
 
+    #[test]
+    fn code_that_no_file_holds_is_counted() {
+        let maps = "7f00-7f01 r-xp 00000000 fe:00 5 /lib/libc.so.6\n7f02-7f03 rw-p 00000000 00:00 0 \n\
+                    7f04-7f05 r-xp 00000000 00:00 0 [vdso]\n7f06-7f07 rwxp 00000000 00:00 0 \n\
+                    7f08-7f09 r-xp 00000000 00:01 9 /memfd:x (deleted)\n7f0a-7f0b r-xp 00000000 00:00 0 [anon:code]\n";
+        assert_eq!(count_made_code(maps), 3);
+    }
+
     /// A process without a cage must not look as if it had one.
     #[test]
     fn this_test_has_no_cage() {
@@ -240,6 +284,7 @@ mod tests {
             ceilings: Ceilings { threads: 1, memory_bytes: 64 << 20 },
             namespaces: true,
             landlock: 1,
+            run_time_code: RunTimeCode::Refused,
         };
         let own = std::fs::File::open("/dev/null").unwrap();
         for reading in read(&subject, &own) {

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use casemate_config::Config;
 use casemate_ipc::frame::{self, FrameError};
 use casemate_ipc::id::{ModelId, WorkerId};
-use casemate_ipc::launch::{Geometry, Grant};
+use casemate_ipc::launch::{Geometry, Grant, RunTimeCode};
 use casemate_ipc::layer::Waiver;
 use casemate_ipc::seqpacket;
 use casemate_ipc::shm::seal::{self, SealError, Sealing};
@@ -47,6 +47,8 @@ pub struct Spawned {
     pub pidfd: OwnedFd,
     /// What it may use.
     pub ceilings: Ceilings,
+    /// Whether it may make machine code.
+    pub run_time_code: RunTimeCode,
     /// The front's end of its channel.
     pub channel: OwnedFd,
     /// The end of its log pipe that is read.
@@ -124,6 +126,7 @@ impl Spawner {
             responses: config.responses(),
             // Only what is really missing: what this host has, the worker must put on.
             waived: self.host.missing.clone(),
+            run_time_code: settings.run_time_code,
         };
         let grant = seal::freeze("casemate-grant", &*frame::encode(&grant)?, frame::MAX_FRAME as u64)?;
         let failed = |what| move |source| SpawnError::Descriptor { what, source };
@@ -148,7 +151,7 @@ impl Spawner {
         let namespaces = !self.host.lacks(Waiver::Namespaces);
         let jail = Jail { library: &self.library, namespaces, identity, ceilings, descriptors: &descriptors };
         let (pid, pidfd) = self.birth(&jail, tracer)?;
-        Ok(Spawned { pid, pidfd, ceilings, channel: front.into_socket(), log })
+        Ok(Spawned { pid, pidfd, ceilings, run_time_code: settings.run_time_code, channel: front.into_socket(), log })
     }
 
     fn birth(&self, jail: &Jail<'_>, tracer: &mut Tracer) -> Result<(Pid, OwnedFd), BirthError> {

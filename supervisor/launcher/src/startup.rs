@@ -6,6 +6,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use casemate_config::{Config, ConfigError};
+use casemate_ipc::launch::RunTimeCode;
 use casemate_ipc::shm::seal::{self, SealError};
 use nix::errno::Errno;
 use nix::sys::prctl::{set_dumpable, set_no_new_privs};
@@ -153,6 +154,10 @@ pub fn prepare(path: &Path, owner: Owner) -> Result<Ready, StartError> {
         if let Err(error) = store.check(model) {
             log::error("model-unusable", &[("model", model), ("error", &error)]);
         }
+    }
+    for model in store.models().iter().filter(|model| config.model(&model.name).run_time_code == RunTimeCode::Allowed) {
+        let so = "pages that it writes may become executable; its last filter is worker-serve-code, and PR_SET_MDWE is not set";
+        log::warn("run-time-code-allowed", &[("model", model), ("so", &so)]);
     }
     if store.models().is_empty() {
         log::warn("store-empty", &[("store", &config.store().display())]);

@@ -8,15 +8,17 @@ pub mod shim;
 #[cfg(feature = "torch")]
 pub mod torchscript;
 
+use casemate_ipc::launch::RunTimeCode;
 use casemate_ipc::tensor::ModelSignature;
 use casemate_manifest::Format;
 
 use self::contract::{Engine, RunError};
 
 /// Work that we trust, before the lock: whatever an engine opens or asks for once, it does here.
-pub fn warm_up() -> Result<(), RunError> {
+pub fn warm_up(code: RunTimeCode) -> Result<(), RunError> {
     #[cfg(feature = "torch")]
-    torchscript::warm_up()?;
+    torchscript::warm_up(code)?;
+    let _ = code;
     Ok(())
 }
 

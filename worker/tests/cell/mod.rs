@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use casemate_ipc::frame;
 use casemate_ipc::id::{BatchId, ModelId, WorkerId};
-use casemate_ipc::launch::{Geometry, Grant};
+use casemate_ipc::launch::{Geometry, Grant, RunTimeCode};
 use casemate_ipc::layer::Waiver;
 use casemate_ipc::seqpacket::{self, Channel, PacketBuffer};
 use casemate_ipc::shm::arena::{self, Reader, Writer};
@@ -32,6 +32,7 @@ pub(crate) struct Birth {
     pub(crate) max_batch_size: u32,
     pub(crate) threads: u32,
     pub(crate) slot_bytes: u64,
+    pub(crate) run_time_code: RunTimeCode,
     /// Written into the manifest in place of the true one.
     pub(crate) sha256: Option<String>,
     /// In place of the manifest that the fields above make.
@@ -90,6 +91,7 @@ impl Birth {
             max_batch_size: 1,
             threads: 1,
             slot_bytes: 1 << 20,
+            run_time_code: RunTimeCode::Refused,
             sha256: None,
             manifest: None,
             under: std::env::var("CASEMATE_UNDER").map_or(Vec::new(), |w| w.split(' ').map(str::to_owned).collect()),
@@ -128,6 +130,7 @@ impl Birth {
             requests: geometry,
             responses: geometry,
             waived: vec![Waiver::Namespaces, Waiver::OwnIdentity],
+            run_time_code: self.run_time_code,
         };
         let freeze = |name, bytes: &[u8]| seal::freeze(name, bytes, 1 << 30).unwrap();
         let (front, worker) = seqpacket::pair::<ToWorker, FromWorker>().unwrap();

@@ -4,6 +4,7 @@ use std::sync::{Arc, RwLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use casemate_ipc::id::{ModelId, WorkerId};
+use casemate_ipc::launch::RunTimeCode;
 use casemate_ipc::layer::{Reading, Waiver};
 use casemate_ipc::work::Declared;
 
@@ -25,7 +26,13 @@ pub struct ModelHandle {
 
 impl ModelHandle {
     /// A model that is about to be started.
-    pub fn new(model: ModelId, waived: Vec<Waiver>, queue: usize, metrics: Metrics) -> Arc<Self> {
+    pub fn new(
+        model: ModelId,
+        waived: Vec<Waiver>,
+        run_time_code: RunTimeCode,
+        queue: usize,
+        metrics: Metrics,
+    ) -> Arc<Self> {
         let status = ModelStatus {
             model: model.clone(),
             state: State::Starting,
@@ -34,6 +41,7 @@ impl ModelHandle {
             starts: 0,
             last_exit: None,
             waived,
+            run_time_code,
         };
         metrics.model_state(&model, &State::Starting);
         Arc::new(Self { model, queue: Queue::new(queue), status: RwLock::new(status), metrics })

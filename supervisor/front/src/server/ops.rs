@@ -8,6 +8,7 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::response::Response;
 use axum::routing::get;
 use casemate_ipc::id::{ModelName, Version, WorkerId};
+use casemate_ipc::launch::RunTimeCode;
 use casemate_ipc::layer::{Reading, Waiver};
 use casemate_ipc::work::Declared;
 use serde::Serialize;
@@ -74,6 +75,8 @@ struct Report<'a> {
     worker: Option<WorkerReport<'a>>,
     /// Layers that the operator goes without.
     waived: &'a [Waiver],
+    /// Whether its workers may make machine code, and so which last filter they are under.
+    run_time_code: RunTimeCode,
     declared: Option<DeclaredReport<'a>>,
 }
 
@@ -106,7 +109,7 @@ struct DeclaredReport<'a> {
 }
 
 fn report(status: &ModelStatus) -> Report<'_> {
-    let ModelStatus { model, state, declared, worker, starts, last_exit, waived } = status;
+    let ModelStatus { model, state, declared, worker, starts, last_exit, waived, run_time_code } = status;
     Report {
         name: &model.name,
         version: &model.version,
@@ -127,6 +130,7 @@ fn report(status: &ModelStatus) -> Report<'_> {
             cage,
         }),
         waived,
+        run_time_code: *run_time_code,
         declared: declared.as_deref().map(declaration),
     }
 }
@@ -171,6 +175,7 @@ mod tests {
             starts: 5,
             last_exit: Some(LastExit { worker: None, cause: "spawn", detail: "no".into(), at: 1 }),
             waived: vec![Waiver::Landlock],
+            run_time_code: RunTimeCode::Refused,
         };
         let text = serde_json::to_string(&report(&status)).unwrap();
         for part in [
@@ -178,7 +183,7 @@ mod tests {
             r#""last_exit":{"worker":null,"cause":"spawn","detail":"no","at":1}"#,
             r#""worker":{"id":7,"pid":42,"batches":3,"ready_us":9"#,
             r#""cage":[{"layer":"empty-root","in_force":true,"evidence":"0 entries"}]"#,
-            r#""waived":["landlock"]"#,
+            r#""waived":["landlock"],"run_time_code":"refused""#,
         ] {
             assert!(text.contains(part), "{part} is not in {text}");
         }

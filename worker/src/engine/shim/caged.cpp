@@ -50,9 +50,10 @@ FBGEMM_API void cblas_gemm_i64_i64acc(matrix_op_t transa, matrix_op_t transb, in
 } // namespace fbgemm
 #endif
 
-// What has a switch.
-void casemate_tame() {
-  at::globalContext().setUserEnabledMkldnn(false);
+// What has a switch. Only oneDNN is let write machine code, and only for a model that may: its kernels are what makes it
+// fast. FBGEMM's and NNPACK's would save little, and each is one more place that writes code.
+void casemate_tame(bool code) {
+  at::globalContext().setUserEnabledMkldnn(code);
   // NNPACK has a thread pool of its own.
   at::globalContext().setUserEnabledNNPACK(false);
   // Kernels of embedding bags. There is no other switch than these, and one thread to set them.

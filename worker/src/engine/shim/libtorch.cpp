@@ -27,7 +27,7 @@
 #include <unistd.h>
 
 // In `caged.cpp`.
-void casemate_tame();
+void casemate_tame(bool code);
 
 namespace {
 
@@ -211,9 +211,9 @@ const char* casemate_torch_version() {
 }
 
 // What every model runs under.
-int casemate_setup(Report* report) {
-  return guarded(report, [] {
-    casemate_tame();
+int casemate_setup(int code, Report* report) {
+  return guarded(report, [&] {
+    casemate_tame(code != 0);
     torch::jit::setPrintHandler(print);
     hear_warnings();
     // Without a buffer, stdio asks nothing about what stdout is.

@@ -42,11 +42,12 @@ pub fn version() -> &'static str {
     text.to_str().unwrap_or("unknown")
 }
 
-/// Sets what every model runs under: no generated machine code, prints and warnings into the log.
-pub fn setup() -> Result<(), Fault> {
+/// Sets what every model runs under: prints and warnings into the log, and oneDNN, which writes machine code, only with
+/// `code`.
+pub fn setup(code: bool) -> Result<(), Fault> {
     Report::collect(|report| {
         // SAFETY: `report` is alive for the call; the function touches libtorch's own globals only.
-        unsafe { casemate_setup(report) }
+        unsafe { casemate_setup(c_int::from(code), report) }
     })
 }
 
@@ -203,7 +204,7 @@ impl Report {
 
 unsafe extern "C" {
     fn casemate_torch_version() -> *const c_char;
-    fn casemate_setup(report: *mut Report) -> c_int;
+    fn casemate_setup(code: c_int, report: *mut Report) -> c_int;
     fn casemate_start_pools(threads: c_int, report: *mut Report) -> c_int;
     fn casemate_load(bytes: *const u8, length: usize, loaded: *mut *mut Loaded, report: *mut Report) -> c_int;
     fn casemate_forward(

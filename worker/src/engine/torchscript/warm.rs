@@ -3,6 +3,7 @@
 //! The list grew from watching system calls (`strace -f`) of models under the serving filter. After it, loading and running
 //! a model needs memory and nothing else.
 
+use casemate_ipc::launch::RunTimeCode;
 use casemate_ipc::tensor::{DType, Shape};
 use tch::{Device, Kind, TchError, Tensor};
 
@@ -11,11 +12,11 @@ use super::super::shim::libtorch::{self, Fault, Module};
 use super::kind_of;
 
 /// Warms up. Trusted code only, so the first failure ends it.
-pub fn warm_up() -> Result<(), RunError> {
+pub fn warm_up(code: RunTimeCode) -> Result<(), RunError> {
     // One thread until Landlock, which binds a thread and what it starts, is on.
     tch::set_num_interop_threads(1);
     tch::set_num_threads(1);
-    libtorch::setup()?;
+    libtorch::setup(code == RunTimeCode::Allowed)?;
     optimise_nothing().map_err(failed)?;
     every_type().map_err(failed)?;
     every_family().map_err(failed)?;
