@@ -9,6 +9,13 @@ use crate::tensor::{DType, ModelSignature, Shape};
 /// Longest text that a worker may send along, in bytes; longer ones are cut by the worker and refused by the front.
 pub const MAX_DETAIL: usize = 4096;
 
+/// Most rows that a model may take in one run.
+pub const MAX_BATCH_SIZE: u32 = 4096;
+/// Longest that a request may wait for company, in microseconds.
+pub const MAX_BATCH_DELAY_US: u64 = 1_000_000;
+/// Longest that a request may take in all, in milliseconds.
+pub const MAX_DEADLINE_MS: u64 = 3_600_000;
+
 /// Front to worker.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub enum ToWorker {

@@ -1,6 +1,7 @@
 //! What a manifest means. A [`Manifest`] exists only checked.
 
 use casemate_ipc::tensor::{DType, ModelSignature, TensorError, TensorSpec};
+use casemate_ipc::work::{MAX_BATCH_DELAY_US, MAX_BATCH_SIZE, MAX_DEADLINE_MS};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -155,9 +156,9 @@ impl Manifest {
             limits: Limits { deadline_ms: raw.limits.deadline_ms },
         };
         let signature = manifest.signature()?;
-        bounds("batching.max_batch_size", manifest.batching.max_batch_size.into(), 1, 4096)?;
-        bounds("batching.max_batch_delay_us", manifest.batching.max_batch_delay_us, 0, 1_000_000)?;
-        bounds("limits.deadline_ms", manifest.limits.deadline_ms, 1, 3_600_000)?;
+        bounds("batching.max_batch_size", manifest.batching.max_batch_size.into(), 1, MAX_BATCH_SIZE.into())?;
+        bounds("batching.max_batch_delay_us", manifest.batching.max_batch_delay_us, 0, MAX_BATCH_DELAY_US)?;
+        bounds("limits.deadline_ms", manifest.limits.deadline_ms, 1, MAX_DEADLINE_MS)?;
         if manifest.batching.max_batch_size > 1 && !signature.is_batched() {
             return Err(ManifestError::NotBatched(manifest.batching.max_batch_size));
         }

@@ -3,8 +3,8 @@
 
 use bytes::Bytes;
 use casemate_ipc::shm::arena::Reader;
-use casemate_ipc::tensor::{DType, ModelSignature};
-use casemate_ipc::work::{Declared, Placed};
+use casemate_ipc::tensor::{DType, ModelSignature, TensorError, TensorSpec};
+use casemate_ipc::work::{Declared, MAX_BATCH_DELAY_US, MAX_BATCH_SIZE, MAX_DEADLINE_MS, Placed};
 use thiserror::Error;
 
 use crate::batch::job::Tensor;
@@ -34,12 +34,18 @@ pub fn sanitise(
     }
     let batched = declared.signature.is_batched();
     let mut outputs = Vec::with_capacity(placed.len());
+    let mut free = 0;
     for (index, (place, spec)) in placed.iter().zip(specs).enumerate() {
         // The worker has checked type and shape before it answered, so another one here is not the model's doing.
         if place.dtype != spec.dtype {
             return Err(Unbelieved::Lie(format!("output {:?} came as {}, declared is {spec}", spec.name, place.dtype)));
         }
         spec.check(&place.shape).map_err(|e| Unbelieved::Lie(format!("output {:?}: {e}", spec.name)))?;
+        // Each behind the last, as a worker fills a slot: 64 outputs of one and the same place would be 64 copies of it.
+        if place.offset < free {
+            return Err(Unbelieved::Lie(format!("output {:?} lies over the one before it", spec.name)));
+        }
+        free = place.offset.saturating_add(place.bytes);
         let data = reader.take(slot, place).map_err(|e| Unbelieved::Lie(format!("output {:?}: {e}", spec.name)))?;
         if let (true, Some(rows)) = (batched, rows)
             && place.shape.dims().first() != Some(&rows)
@@ -64,15 +70,23 @@ pub fn sanitise(
     Ok(outputs)
 }
 
-/// Whether a declaration can be believed: what a worker says once, before it has read a byte of its model.
+/// Whether a declaration can be believed: what a worker says once, before it has read a byte of its model. It passes
+/// exactly if a manifest can make it.
 pub fn check_declared(declared: &Declared) -> Result<(), String> {
-    let ModelSignature { inputs, outputs } = declared.signature.clone();
-    let flags = declared.non_finite.len() == outputs.len();
-    ModelSignature::new(inputs, outputs).map_err(|e| e.to_string())?;
-    if !flags || declared.max_batch_size == 0 || declared.deadline_ms == 0 || declared.platform.len() > 128 {
-        return Err("its declaration is not one that a manifest can make".to_owned());
-    }
-    Ok(())
+    let ModelSignature { inputs, outputs } = &declared.signature;
+    let again = |side: &[TensorSpec]| -> Result<Vec<TensorSpec>, TensorError> {
+        side.iter().map(|spec| TensorSpec::new(spec.name.clone(), spec.dtype, spec.dims.clone())).collect()
+    };
+    let signature = again(inputs).and_then(|inputs| ModelSignature::new(inputs, again(outputs)?));
+    let signature = signature.map_err(|e| e.to_string())?;
+    let rows = declared.max_batch_size;
+    let fits = declared.non_finite.len() == outputs.len()
+        && (1..=MAX_BATCH_SIZE).contains(&rows)
+        && (rows == 1 || signature.is_batched())
+        && declared.max_batch_delay_us <= MAX_BATCH_DELAY_US
+        && (1..=MAX_DEADLINE_MS).contains(&declared.deadline_ms)
+        && declared.platform.len() <= 128;
+    if fits { Ok(()) } else { Err("its declaration is not one that a manifest can make".to_owned()) }
 }
 
 /// The first element whose exponent bits are all set. Works on the bytes, so that no type is converted.
@@ -139,5 +153,48 @@ mod tests {
         assert!(lie(answer("y:bool[-1]", DType::Bool, &[1], &[2], 1)));
         let (reader, _file) = arena::responses(GEOMETRY).unwrap();
         assert!(lie(sanitise(&reader, 0, &[], &declared("y:f32[-1]"), Some(1))));
+    }
+
+    #[test]
+    fn one_place_cannot_be_two_outputs() {
+        let (reader, file) = arena::responses(GEOMETRY).unwrap();
+        let writer = Writer::open(&file, GEOMETRY).unwrap();
+        let mut slot = writer.slot(0).unwrap();
+        let mut place = || slot.place(DType::Fp32, Shape::new(vec![2]).unwrap(), &[&[0; 8]]).unwrap();
+        let (first, second) = (place(), place());
+        let mut declared = declared("y:f32[-1]");
+        declared.signature.outputs.push("z:f32[-1]".parse().unwrap());
+        declared.non_finite.push(false);
+        let take = |placed: [&Placed; 2]| sanitise(&reader, 0, &placed.map(Clone::clone), &declared, Some(2));
+        assert_eq!(take([&first, &second]).unwrap().len(), 2);
+        for twice in [[&first, &first], [&second, &first]] {
+            assert!(matches!(take(twice), Err(Unbelieved::Lie(_))), "{twice:?}");
+        }
+    }
+
+    #[test]
+    fn only_what_a_manifest_can_make_is_a_declaration() {
+        let good = Declared { max_batch_size: 8, ..declared("y:f32[-1]") };
+        assert_eq!(check_declared(&good), Ok(()));
+        let spoil: [fn(&mut Declared); 13] = [
+            |d| d.max_batch_size = 0,
+            |d| d.max_batch_size = u32::MAX,
+            |d| d.signature.outputs[0].dims = vec![Some(1)],
+            |d| d.max_batch_delay_us = u64::MAX,
+            |d| d.deadline_ms = 0,
+            |d| d.deadline_ms = u64::MAX,
+            |d| d.platform = "x".repeat(129),
+            |d| d.non_finite.clear(),
+            |d| d.signature.inputs.clear(),
+            |d| d.signature.outputs[0].name = "a\n\u{1b}[31m".to_owned(),
+            |d| d.signature.outputs[0].name = "x".repeat(60_000),
+            |d| d.signature.outputs[0].dims = vec![None; 17],
+            |d| d.signature.outputs[0].dims = vec![None, Some(1 << 62), Some(1 << 62)],
+        ];
+        for (index, spoil) in spoil.iter().enumerate() {
+            let mut bad = good.clone();
+            spoil(&mut bad);
+            assert!(check_declared(&bad).is_err(), "{index}");
+        }
     }
 }

@@ -9,6 +9,7 @@ use casemate_ipc::layer::{Layer, Reading};
 use casemate_ipc::seqpacket::Channel;
 use casemate_ipc::shm::arena;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::cause::Cause;
@@ -99,7 +100,7 @@ async fn one(
     stop: &mut watch::Receiver<bool>,
 ) -> Ended {
     let asked = Instant::now();
-    let (worker, mut tenure) = match appoint(handle, launcher, terms, metrics).await {
+    let (worker, mut tenure, mut printing) = match appoint(handle, launcher, terms, metrics).await {
         Ok(appointed) => appointed,
         Err(ended) => return ended,
     };
@@ -125,7 +126,7 @@ async fn one(
             }
         }
     };
-    match end {
+    let ended = match end {
         End::Drained => Ended::Drained,
         End::Hopeless(cause) => {
             bury(launcher, worker, &mut tenure).await;
@@ -136,15 +137,22 @@ async fn one(
             let end = if served { lifecycle::End::Died } else { lifecycle::End::Stillborn };
             Ended::By(end, cause)
         }
+    };
+    // What it printed last is still in the pipe. A flood is not waited for, nor a pipe that somebody holds open.
+    if timeout(LAST_WORDS, &mut printing).await.is_err() {
+        printing.abort();
     }
+    ended
 }
+
+const LAST_WORDS: Duration = Duration::from_millis(300);
 
 async fn appoint(
     handle: &Arc<ModelHandle>,
     launcher: &Launcher,
     terms: &Terms,
     metrics: &Metrics,
-) -> Result<(WorkerId, Tenure), Ended> {
+) -> Result<(WorkerId, Tenure, JoinHandle<()>), Ended> {
     let stillborn = |reason: String| Ended::By(lifecycle::End::Stillborn, Cause::spawn(&reason));
     let (requests, requests_file) = arena::requests(terms.requests).map_err(|e| stillborn(e.to_string()))?;
     let (responses, responses_file) = arena::responses(terms.responses).map_err(|e| stillborn(e.to_string()))?;
@@ -158,11 +166,11 @@ async fn appoint(
     let Started { worker, pid, channel, output, exit } = started;
     handle.started(worker, pid);
     let limit = terms.log_bytes_per_second;
-    tokio::spawn(output::drain(output, handle.model.clone(), worker, limit, metrics.clone()));
+    let printing = tokio::spawn(output::drain(output, handle.model.clone(), worker, limit, metrics.clone()));
     let link = Link::new(Channel::new(channel), requests, responses).map_err(|e| stillborn(e.to_string()))?;
     let Geometry { slots, slot_bytes } = terms.requests;
     let (handle, metrics) = (Arc::clone(handle), metrics.clone());
-    Ok((worker, Tenure { handle, link, exit, slots, slot_bytes, ping: terms.ping, metrics }))
+    Ok((worker, Tenure { handle, link, exit, slots, slot_bytes, ping: terms.ping, metrics }, printing))
 }
 
 /// Sees that a worker is gone. Returns how it ended, if that was not by our hand: a worker that broke the protocol because

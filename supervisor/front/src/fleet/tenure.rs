@@ -236,7 +236,9 @@ impl Tenure {
         let Some(running) = flight.land(batch) else {
             return Some(wrong_batch(batch));
         };
-        self.metrics.batch_ran(&self.handle.model, running.rows.unwrap_or(1), Duration::from_micros(run_us));
+        // The worker's own figure, but never more than the front has waited.
+        let ran = Duration::from_micros(run_us).min(running.since.elapsed());
+        self.metrics.batch_ran(&self.handle.model, running.rows.unwrap_or(1), ran);
         match sanitise::sanitise(&self.link.responses, running.slot, placed, declared, running.rows) {
             Ok(outputs) => match split::split(&running.jobs, &outputs) {
                 Some(parts) => {

@@ -1,0 +1,184 @@
+//! Where every run starts: bytes that the real encoders make, and texts as people write them. They are committed under
+//! `seeds/`, where libFuzzer finds them; a test holds the files to this list.
+
+use casemate_ipc::frame::{self, Message};
+use casemate_ipc::id::{BatchId, ModelId, WorkerId};
+use casemate_ipc::launch::{Denied, ExitCause, Geometry, Grant, LaunchReply, LaunchRequest};
+use casemate_ipc::layer::{Layer, Reading, Waiver};
+use casemate_ipc::tensor::{DType, ModelSignature, Shape};
+use casemate_ipc::work::{Declared, Failure, FromWorker, Placed, Step, ToWorker};
+
+/// One seed.
+#[derive(Debug, Clone)]
+pub struct Seed {
+    /// Whose.
+    pub target: &'static str,
+    /// Its file's name.
+    pub name: String,
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+}
+
+/// Every seed.
+pub fn all() -> Vec<Seed> {
+    let mut seeds = Vec::new();
+    contract(&mut seeds);
+    outputs(&mut seeds);
+    requests(&mut seeds);
+    texts(&mut seeds);
+    seeds
+}
+
+/// The seeds of one target.
+pub fn of(target: &str) -> Vec<Vec<u8>> {
+    all().into_iter().filter(|seed| seed.target == target).map(|seed| seed.bytes).collect()
+}
+
+/// One of each message that a worker can say.
+pub fn from_worker() -> Vec<FromWorker> {
+    let detail = "a reason".to_owned();
+    vec![
+        FromWorker::Verified { declared: declared("x:f32[-1,4]", "y:f32[-1,4]") },
+        FromWorker::Ready { load_us: 1234 },
+        FromWorker::Refused { step: Step::Load, detail: detail.clone() },
+        FromWorker::Done { batch: BatchId(1), outputs: vec![placed(&[2, 4], 32)], run_us: 55 },
+        FromWorker::Failed { batch: BatchId(2), failure: Failure::Memory, detail },
+        FromWorker::Pong { token: 7 },
+    ]
+}
+
+fn contract(seeds: &mut Vec<Seed>) {
+    let to_worker = [
+        ToWorker::Run { batch: BatchId(1), slot: 1, inputs: vec![placed(&[2, 4], 32), placed(&[], 4)] },
+        ToWorker::Ping { token: 7 },
+        ToWorker::Drain,
+    ];
+    to_worker.iter().enumerate().for_each(|(i, message)| packet(seeds, "work", &format!("to-{i}"), message));
+    from_worker().iter().enumerate().for_each(|(i, message)| packet(seeds, "work", &format!("from-{i}"), message));
+    let model = ModelId { name: "digits".parse().unwrap(), version: "1.2".parse().unwrap() };
+    let worker = WorkerId(3);
+    let asked = [
+        LaunchRequest::Start { model: model.clone() },
+        LaunchRequest::Kill { worker },
+        LaunchRequest::Attest { worker },
+    ];
+    asked.iter().enumerate().for_each(|(i, message)| packet(seeds, "launch", &format!("request-{i}"), message));
+    let denied = Denied { number: 257, args: [1, 2, 3, 4, 5, 6], instruction: 0xabc };
+    let readings = vec![Reading { layer: Layer::Seccomp, in_force: true, evidence: "mode 2".to_owned() }];
+    let answered = [
+        LaunchReply::Model { model: model.clone() },
+        LaunchReply::Catalogue { models: 1, waived: vec![Waiver::Landlock] },
+        LaunchReply::Started { model: model.clone(), worker, pid: 99, spawn_us: 1000 },
+        LaunchReply::Refused { model: model.clone(), reason: "no".to_owned(), retry: true },
+        LaunchReply::Exited { worker, cause: ExitCause::Syscall(denied) },
+        LaunchReply::Exited { worker, cause: ExitCause::Exited(73) },
+        LaunchReply::Attested { worker, readings },
+    ];
+    answered.iter().enumerate().for_each(|(i, message)| packet(seeds, "launch", &format!("reply-{i}"), message));
+    let geometry = Geometry { slots: 2, slot_bytes: 8192 };
+    let grant =
+        Grant { model, worker, threads: 2, requests: geometry, responses: geometry, waived: vec![Waiver::Landlock] };
+    packet(seeds, "launch", "grant", &grant);
+    let pong = frame::encode(&FromWorker::Pong { token: 1 }).unwrap();
+    for (count, how) in [(0, 0), (1, 0), (253, 0), (0, 1), (9, 1), (0, 2), (2, 2), (3, 2), (253, 2)] {
+        add(seeds, "channel", &format!("{count}-{how}"), [&[count, how], &pong[..]].concat());
+    }
+}
+
+fn outputs(seeds: &mut Vec<Seed>) {
+    let done =
+        |outputs| frame::encode(&FromWorker::Done { batch: BatchId(0), outputs, run_us: 1 }).expect("a small frame");
+    let content = 1.5f32.to_le_bytes().repeat(64);
+    let pairs = [
+        ("one", declared("x:f32[-1,4]", "y:f32[-1,4]"), vec![placed(&[2, 4], 32)], 2),
+        ("scalar", declared("x:f32[4]", "y:f32[]"), vec![placed(&[], 4)], 0),
+        ("wrong-rows", declared("x:f32[-1]", "y:f32[-1]"), vec![placed(&[3], 12)], 2),
+        ("too-few", declared("x:f32[-1]", "y:f32[-1]"), vec![], 2),
+    ];
+    for (name, declared, outputs, rows) in pairs {
+        let verified = frame::encode(&FromWorker::Verified { declared }).unwrap();
+        let mut bytes = Vec::new();
+        for packet in [verified, done(outputs)] {
+            bytes.extend(u16::try_from(packet.len()).unwrap().to_le_bytes());
+            bytes.extend(packet);
+        }
+        bytes.push(rows);
+        bytes.extend(&content);
+        add(seeds, "sanitise", name, bytes);
+    }
+    add(seeds, "lifecycle", "mixed", vec![3, 2, 2, 0, 3, 3, 1, 3, 2, 2, 2, 4]);
+    add(seeds, "lifecycle", "deaths", [vec![5], vec![3; 40]].concat());
+}
+
+fn requests(seeds: &mut Vec<Seed>) {
+    let plain = r#"{"id":"a","inputs":[{"name":"x","shape":[2,2],"datatype":"FP32","data":[[1,2.5],[-3e2,"NaN"]]}]}"#;
+    let all = r#"{"parameters":{"binary_data_output":true},"inputs":[{"name":"x","shape":[3],"datatype":"BOOL",
+        "data":[true,0,1]},{"data":[1,-2],"name":"z","shape":[2],"datatype":"INT64","parameters":{}}],
+        "outputs":[{"name":"y","parameters":{"binary_data":false}}]}"#;
+    for (name, text) in [("plain", plain), ("all", all), ("empty", r#"{"inputs":[]}"#)] {
+        add(seeds, "oip_json", name, text.into());
+        add(seeds, "oip_binary", &format!("json-{name}"), format!("{}\n{text}", text.len()).into());
+    }
+    let head = r#"{"inputs":[{"name":"x","shape":[2],"datatype":"FP32","parameters":{"binary_data_size":8}}]}"#;
+    add(seeds, "oip_binary", "binary", format!("{}\n{head}\0\0\0\0\0\0\0\0", head.len()).into());
+    add(seeds, "oip_binary", "raw", "0\n\0\0\0\0".into());
+    let numbers = [
+        (8, &[2, 2][..], "[[1, 2.5], [-3e2, \"Infinity\"]]"),
+        (5, &[4], "[1,-2,9223372036854775807,0]"),
+        (0, &[3], "[true,0,false]"),
+        (6, &[1], "[65504]"),
+        (9, &[], "1e-300"),
+        (1, &[0, 2], "[]"),
+    ];
+    for (i, (dtype, dims, text)) in numbers.into_iter().enumerate() {
+        let rank = u8::try_from(dims.len()).unwrap();
+        add(seeds, "numbers", &i.to_string(), [&[dtype, rank], dims, text.as_bytes()].concat());
+    }
+}
+
+fn texts(seeds: &mut Vec<Seed>) {
+    let digest = "ab".repeat(32);
+    let manifest = format!(
+        "format = \"torchscript\"\nsha256 = \"{digest}\"\n[[input]]\nname = \"x\"\ndtype = \"FP32\"\nshape = [-1, 16]\n\
+         [[output]]\nname = \"y\"\ndtype = \"f32\"\nshape = [-1, 4]\nnon_finite = true\n\
+         [batching]\nmax_batch_size = 8\nmax_batch_delay_us = 500\n[limits]\ndeadline_ms = 1000\n"
+    );
+    add(seeds, "manifest", "whole", manifest.into());
+    let config = "store = \"/srv/models\"\nonly_listed = true\n[listen]\ninference = \"127.0.0.1:8080\"\n[sandbox]\n\
+                  accept_missing = [\"landlock\"]\nfront_uid = 2000\nworker_uid_first = 3000\nworker_uid_count = 9\n\
+                  [limits]\nqueue = 5\nrequest_bytes = 4096\n[models.a]\nversions = [\"1\"]\nthreads = 2\n\
+                  memory_mib = 128\n[models.b]\nversions = \"all\"\n";
+    add(seeds, "config", "whole", config.into());
+    add(seeds, "config", "least", "store = \"/s\"".into());
+    add(seeds, "names", "versions", "1.10\n1.9\n1.0a\n01\n1\nv2_rc-1".into());
+    add(seeds, "names", "bad", "../x\na/b\n-a\n\nall-MiniLM.v2_x".into());
+    add(seeds, "escape", "terminal", "a\nERROR b\r\u{1b}[31m \u{202e}cod\u{200b} é € 模".into());
+    add(seeds, "escape", "long", "\u{7f}é".repeat(400).into());
+}
+
+/// A frame for the target that takes whole frames, and its body for the one that frames bodies itself.
+fn packet<M: Message>(seeds: &mut Vec<Seed>, target: &'static str, name: &str, message: &M) {
+    let packet = frame::encode(message).unwrap();
+    add(seeds, target, name, packet[8..].to_vec());
+    add(seeds, "frame", &format!("{target}-{name}"), packet);
+}
+
+fn add(seeds: &mut Vec<Seed>, target: &'static str, name: &str, bytes: Vec<u8>) {
+    seeds.push(Seed { target, name: name.to_owned(), bytes });
+}
+
+fn declared(input: &str, output: &str) -> Declared {
+    Declared {
+        signature: ModelSignature::new(vec![input.parse().unwrap()], vec![output.parse().unwrap()]).unwrap(),
+        non_finite: vec![false],
+        max_batch_size: 1,
+        max_batch_delay_us: 0,
+        deadline_ms: 1000,
+        sha256: [7; 32],
+        platform: "echo".to_owned(),
+    }
+}
+
+fn placed(dims: &[u64], bytes: u64) -> Placed {
+    Placed { dtype: DType::Fp32, shape: Shape::new(dims.to_vec()).unwrap(), offset: 0, bytes }
+}

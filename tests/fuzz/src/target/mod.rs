@@ -1,0 +1,12 @@
+//! The targets. Each holds more than "it does not panic": what was decoded encodes to the same bytes, what was accepted
+//! keeps its promises.
+
+mod contract;
+mod outputs;
+mod requests;
+mod texts;
+
+pub use contract::{channel, frame, launch, work};
+pub use outputs::{lifecycle, sanitise};
+pub use requests::{numbers, oip_binary, oip_json};
+pub use texts::{config, escape, manifest, names};
