@@ -38,7 +38,7 @@ use std::io::{Cursor, Write as _};
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipWriter};
 
-pub use self::pickle::{Tensor, Value};
+pub use self::pickle::{Claim, Tensor, Value};
 
 /// One module in the making: a class with its attributes, and the free functions that it calls.
 #[derive(Clone, Debug)]
@@ -134,6 +134,11 @@ impl Forge {
 
     /// The archive. The same calls give the same bytes.
     pub fn bytes(&self) -> Vec<u8> {
+        stored(&self.name, &self.records())
+    }
+
+    /// What would be in the archive, for a test that packs it otherwise: names below the archive's folder, and bytes.
+    pub fn records(&self) -> Vec<(String, Vec<u8>)> {
         let (object, storages) = pickle::object(self);
         let mut records: Vec<(String, Vec<u8>)> = Vec::new();
         for (key, storage) in storages.into_iter().enumerate() {
@@ -145,7 +150,7 @@ impl Forge {
         records.push(("version".to_owned(), b"3\n".to_vec()));
         records.push(("byteorder".to_owned(), b"little".to_vec()));
         records.extend(self.records.iter().cloned());
-        stored(&self.name, &records)
+        records
     }
 
     fn field(mut self, name: &str, kind: Kind, value: Value) -> Self {
@@ -196,6 +201,13 @@ impl Forge {
     fn names_of(&self, kind: Kind) -> String {
         let named = self.attributes.iter().filter(|attribute| attribute.kind == kind);
         named.map(|attribute| format!("{}, ", literal(&attribute.name))).collect()
+    }
+}
+
+impl Forge {
+    /// The name of the class, and of the folder in the archive.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 }
 

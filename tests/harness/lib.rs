@@ -12,3 +12,6 @@ pub mod forge;
 pub mod models;
 pub mod process;
 pub mod stage;
+
+#[path = "../adversary/models/mod.rs"]
+pub mod zoo;

@@ -21,6 +21,13 @@ pub enum Value {
     Tensor(Tensor),
     /// A submodule, with its own class.
     Module(Box<Forge>),
+    /// Pickle code as it is, and the type of what it is said to leave on the stack.
+    Pickled {
+        /// As the class declares it.
+        kind: String,
+        /// Opcodes.
+        code: Vec<u8>,
+    },
 }
 
 /// A contiguous tensor of f32.
@@ -28,17 +35,37 @@ pub enum Value {
 pub struct Tensor {
     shape: Vec<usize>,
     data: Vec<f32>,
+    claim: Claim,
+}
+
+/// What `data.pkl` says of a tensor in place of the truth.
+#[derive(Clone, Debug, Default)]
+pub struct Claim {
+    /// Elements of the storage.
+    pub numel: Option<i64>,
+    /// Where the tensor begins in it.
+    pub offset: Option<i64>,
+    /// Its dimensions.
+    pub sizes: Option<Vec<i64>>,
+    /// Its strides.
+    pub strides: Option<Vec<i64>>,
 }
 
 impl Tensor {
     /// A tensor of `shape`, filled row by row. The forge does not compare the two: a lie is a test of its own.
     pub fn new(shape: &[usize], data: impl Into<Vec<f32>>) -> Self {
-        Self { shape: shape.to_vec(), data: data.into() }
+        Self { shape: shape.to_vec(), data: data.into(), claim: Claim::default() }
     }
 
     /// A tensor of zeros.
     pub fn zeros(shape: &[usize]) -> Self {
         Self::new(shape, vec![0.0; shape.iter().product()])
+    }
+
+    /// The same values under another description.
+    pub fn claiming(mut self, claim: Claim) -> Self {
+        self.claim = claim;
+        self
     }
 
     /// Row by row: the last dimension is dense.
@@ -62,6 +89,7 @@ impl Value {
             }
             Self::Tensor(_) => "Tensor".to_owned(),
             Self::Module(module) => format!("__torch__.{}", module.name),
+            Self::Pickled { kind, .. } => kind.clone(),
         }
     }
 }
@@ -117,6 +145,10 @@ pub(super) fn empty_tuple() -> Vec<u8> {
 
 const PROTOCOL_2: &[u8] = b"\x80\x02";
 
+fn int(size: &usize) -> i64 {
+    i64::try_from(*size).unwrap_or(i64::MAX)
+}
+
 struct Pickler {
     out: Vec<u8>,
     storages: Vec<Vec<u8>>,
@@ -160,6 +192,7 @@ impl Pickler {
             }
             Value::Tensor(tensor) => self.tensor(tensor),
             Value::Module(module) => self.module(module),
+            Value::Pickled { code, .. } => self.raw(code),
         }
     }
 
@@ -173,13 +206,17 @@ impl Pickler {
         self.global("torch", "FloatStorage");
         self.text(&key);
         self.text("cpu");
-        self.size(tensor.data.len());
+        let Claim { numel, offset, sizes, strides } = &tensor.claim;
+        self.int(numel.unwrap_or_else(|| int(&tensor.data.len())));
         self.raw(b"tQ");
-        self.size(0);
-        for sizes in [&tensor.shape, &tensor.strides()] {
+        self.int(offset.unwrap_or(0));
+        let ints = |sizes: &[usize]| sizes.iter().map(int).collect::<Vec<i64>>();
+        let sizes = sizes.clone().unwrap_or_else(|| ints(&tensor.shape));
+        let strides = strides.clone().unwrap_or_else(|| ints(&tensor.strides()));
+        for sizes in [sizes, strides] {
             self.raw(b"(");
             for size in sizes {
-                self.size(*size);
+                self.int(size);
             }
             self.raw(b"t");
         }
@@ -198,10 +235,6 @@ impl Pickler {
         self.raw(b"X");
         self.raw(&length.to_le_bytes());
         self.raw(text.as_bytes());
-    }
-
-    fn size(&mut self, size: usize) {
-        self.int(i64::try_from(size).unwrap_or(i64::MAX));
     }
 
     /// LONG1 of eight bytes takes every i64, so the shorter forms are not needed.
