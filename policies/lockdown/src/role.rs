@@ -18,6 +18,10 @@ pub enum Stage {
     WorkerWarm,
     /// A worker while it runs a model.
     WorkerServe,
+    /// The front while it hears the network.
+    Front,
+    /// The launcher from its first front on, and every child of it.
+    Launcher,
 }
 
 impl Role {
@@ -32,13 +36,23 @@ impl Role {
 
 impl Stage {
     /// Every stage.
-    pub const ALL: [Self; 2] = [Self::WorkerWarm, Self::WorkerServe];
+    pub const ALL: [Self; 4] = [Self::WorkerWarm, Self::WorkerServe, Self::Front, Self::Launcher];
+
+    /// The stages of a worker, in order: their filters add up.
+    pub const WORKER: [Self; 2] = [Self::WorkerWarm, Self::WorkerServe];
+
+    /// Whether its filter lets a process ask what is in force.
+    pub(crate) const fn may_ask(self) -> bool {
+        matches!(self, Self::WorkerWarm | Self::Launcher)
+    }
 
     /// The name of `policies/seccomp/NAME.toml`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::WorkerWarm => "worker-warm",
             Self::WorkerServe => "worker-serve",
+            Self::Front => "front",
+            Self::Launcher => "launcher",
         }
     }
 }
