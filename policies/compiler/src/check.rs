@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::forbidden::{NEVER_FOR_WORKER, NEVER_WHILE_SERVING};
+use crate::forbidden::{CODE, KINDS, Kind, LAUNCHER, SERVE};
 use crate::grant::FilePolicy;
 use crate::rule::{Clause, Default, Policy, Rule, Test};
 
@@ -30,25 +30,29 @@ pub enum BrokenLaw {
         /// What it says.
         default: Default,
     },
-    /// A call that may not stand in a worker's policy, whatever the reason given.
-    #[error("{stage}: `{call}` is never for a worker")]
-    NeverForWorker {
+    /// A call that may not stand in the policy of such a program, whatever the reason given.
+    #[error("{stage}: `{call}` is never for {whom}")]
+    Never {
         /// The policy.
         stage: String,
         /// The call.
         call: String,
+        /// Whose policy it is.
+        whom: &'static str,
     },
-    /// A call that may not stand in the policy that untrusted bytes meet.
-    #[error("{stage}: `{call}` is never for a serving worker")]
-    NeverWhileServing {
-        /// The policy.
-        stage: String,
-        /// The call.
-        call: String,
-    },
-    /// A worker that could map or make executable memory.
-    #[error("{stage}: `{call}` must lack PROT_EXEC in a worker")]
+    /// A program that hears strangers and could map or make executable memory.
+    #[error("{stage}: `{call}` must lack PROT_EXEC in {whom}")]
     ExecutableMemory {
+        /// The policy.
+        stage: String,
+        /// The call.
+        call: String,
+        /// Whose policy it is.
+        whom: &'static str,
+    },
+    /// A pair of sockets that could be of another family than the one that reaches nobody.
+    #[error("{stage}: `{call}` must ask for AF_UNIX")]
+    OtherFamily {
         /// The policy.
         stage: String,
         /// The call.
@@ -94,7 +98,7 @@ pub enum BrokenLaw {
         /// The call.
         call: String,
     },
-    /// A serving stage without the stage that it narrows.
+    /// A narrower policy without the one that it narrows.
     #[error("{stage}: no policy `{missing}` to be a part of")]
     NoWiderStage {
         /// The policy.
@@ -102,7 +106,7 @@ pub enum BrokenLaw {
         /// The policy that should be there.
         missing: String,
     },
-    /// The serving stage allows what the warm-up's filter, still installed, would kill.
+    /// A policy allows what a filter that is already installed where it is put on would kill.
     #[error("{stage}: `{call}` ({condition}) is not allowed by {wider}")]
     Wider {
         /// The policy.
@@ -112,6 +116,16 @@ pub enum BrokenLaw {
         /// The rule's condition.
         condition: String,
         /// The policy that is narrower than it should be.
+        wider: String,
+    },
+    /// A policy answers with an errno what a filter that is already installed would kill.
+    #[error("{stage}: `{call}` is answered with an errno, and killed by {wider}")]
+    KilledBefore {
+        /// The policy.
+        stage: String,
+        /// The call.
+        call: String,
+        /// The policy that kills it.
         wider: String,
     },
     /// A path granted to a worker.
@@ -139,13 +153,16 @@ pub fn check(policies: Vec<Policy>) -> Result<CheckedPolicies, Vec<BrokenLaw>> {
             broken.push(BrokenLaw::StageTwice { stage: policy.stage.clone() });
         }
         broken.extend(of_any(policy));
-        if policy.stage.starts_with(WORKER) {
-            broken.extend(of_worker(policy));
+        for kind in KINDS.iter().filter(|kind| (kind.has)(&policy.stage)) {
+            broken.extend(of_kind(policy, kind));
         }
         let (plain, code) = policy.stage.strip_suffix(CODE).map_or((policy.stage.as_str(), ""), |plain| (plain, CODE));
         if let Some(program) = plain.strip_suffix(SERVE) {
-            broken.extend(of_serving(policy));
             broken.extend(part_of(policy, &format!("{program}{WARM}{code}"), &policies));
+        }
+        // Every other program is the launcher's child, and inherits its filter.
+        if policy.stage != LAUNCHER && policies.iter().any(|other| other.stage == LAUNCHER) {
+            broken.extend(part_of(policy, LAUNCHER, &policies));
         }
     }
     if broken.is_empty() { Ok(CheckedPolicies(policies)) } else { Err(broken) }
@@ -197,6 +214,8 @@ fn of_any(policy: &Policy) -> Vec<BrokenLaw> {
     if policy.default != Default::KillProcess {
         broken.push(BrokenLaw::SoftDefault { stage: stage(), default: policy.default });
     }
+    let pairs = without(policy, &["socketpair"], "family", &Test::Equals(libc::AF_UNIX as u64));
+    broken.extend(pairs.map(|rule| BrokenLaw::OtherFamily { stage: stage(), call: rule.call.clone() }));
     for call in policy.rules.iter().map(|rule| &rule.call).collect::<BTreeSet<_>>() {
         let rules: Vec<&Rule> = policy.rules.iter().filter(|rule| &rule.call == call).collect();
         let free = rules.iter().filter(|rule| rule.clauses.is_empty()).count();
@@ -216,20 +235,20 @@ fn of_any(policy: &Policy) -> Vec<BrokenLaw> {
     broken
 }
 
-fn of_worker(policy: &Policy) -> Vec<BrokenLaw> {
-    let mut broken: Vec<BrokenLaw> = named(policy)
-        .filter(|call| NEVER_FOR_WORKER.iter().any(|pattern| fits(pattern, call)))
-        .map(|call| BrokenLaw::NeverForWorker { stage: policy.stage.clone(), call: call.into() })
-        .collect();
-    for rule in policy.rules.iter().filter(|rule| MAKES_CODE.contains(&rule.call.as_str())) {
-        let exec = libc::PROT_EXEC as u64;
-        let lacks = |clause: &Clause| clause.argument.name == "prot" && implies(&clause.test, &Test::Lacks(exec));
-        let (stage, call) = (policy.stage.clone(), rule.call.clone());
-        match (rule.clauses.iter().any(lacks), policy.stage.ends_with(CODE)) {
-            (true, _) => {}
-            (false, true) if fixed(rule) => {}
-            (false, true) => broken.push(BrokenLaw::LooseCode { stage, call }),
-            (false, false) => broken.push(BrokenLaw::ExecutableMemory { stage, call }),
+fn of_kind(policy: &Policy, kind: &Kind) -> Vec<BrokenLaw> {
+    let (stage, whom) = (|| policy.stage.clone(), kind.whom);
+    let banned = |call: &&str| kind.never.iter().copied().flatten().any(|pattern| fits(pattern, call));
+    let mut broken: Vec<BrokenLaw> =
+        named(policy).filter(banned).map(|call| BrokenLaw::Never { stage: stage(), call: call.into(), whom }).collect();
+    if !kind.code {
+        let exec = Test::Lacks(libc::PROT_EXEC as u64);
+        for rule in without(policy, MAKES_CODE, "prot", &exec) {
+            let (stage, call) = (stage(), rule.call.clone());
+            match policy.stage.ends_with(CODE) {
+                true if fixed(rule) => {}
+                true => broken.push(BrokenLaw::LooseCode { stage, call }),
+                false => broken.push(BrokenLaw::ExecutableMemory { stage, call, whom }),
+            }
         }
     }
     broken
@@ -242,11 +261,16 @@ fn fixed(rule: &Rule) -> bool {
     rule.call == "mprotect" && rule.clauses.iter().any(exact)
 }
 
-fn of_serving(policy: &Policy) -> Vec<BrokenLaw> {
-    named(policy)
-        .filter(|call| NEVER_WHILE_SERVING.iter().any(|pattern| fits(pattern, call)))
-        .map(|call| BrokenLaw::NeverWhileServing { stage: policy.stage.clone(), call: call.into() })
-        .collect()
+/// The rules for one of these calls that do not demand this of that argument.
+fn without<'a>(
+    policy: &'a Policy,
+    calls: &'a [&str],
+    argument: &'a str,
+    demand: &'a Test,
+) -> impl Iterator<Item = &'a Rule> + 'a {
+    let demands = move |clause: &Clause| clause.argument.name == argument && implies(&clause.test, demand);
+    let rules = policy.rules.iter().filter(|rule| calls.contains(&rule.call.as_str()));
+    rules.filter(move |rule| !rule.clauses.iter().any(demands))
 }
 
 fn part_of(policy: &Policy, wider: &str, policies: &[Policy]) -> Vec<BrokenLaw> {
@@ -264,6 +288,13 @@ fn part_of(policy: &Policy, wider: &str, policies: &[Policy]) -> Vec<BrokenLaw> 
                 condition: if text.is_empty() { "any arguments".into() } else { text.join(", ") },
                 wider: wider.into(),
             });
+        }
+    }
+    for refusal in &policy.refusals {
+        let passes = |rule: &Rule| rule.call == refusal.call && rule.clauses.is_empty() && rule.only.is_none();
+        if !whole.rules.iter().any(passes) && !whole.refusals.iter().any(|other| other.call == refusal.call) {
+            let (stage, call) = (policy.stage.clone(), refusal.call.clone());
+            broken.push(BrokenLaw::KilledBefore { stage, call, wider: wider.into() });
         }
     }
     broken
@@ -311,11 +342,7 @@ fn fits(pattern: &str, call: &str) -> bool {
     pattern.strip_suffix('*').map_or(pattern == call, |start| call.starts_with(start))
 }
 
-const WORKER: &str = "worker-";
-const SERVE: &str = "-serve";
 const WARM: &str = "-warm";
-/// The end of the name of a stage in which machine code may be made; no other may.
-const CODE: &str = "-code";
 const MAKES_CODE: &[&str] = &["mmap", "mprotect", "pkey_mprotect"];
 
 #[cfg(test)]

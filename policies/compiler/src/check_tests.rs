@@ -74,9 +74,9 @@ fn allowed_and_refused_is_a_contradiction() {
 #[test]
 fn only_a_kill_is_a_default() {
     for default in ["kill-thread", "errno", "log"] {
-        let soft = Policy::parse(&format!("stage = \"front\"\ndefault = \"{default}\"")).unwrap();
+        let soft = Policy::parse(&format!("stage = \"other\"\ndefault = \"{default}\"")).unwrap();
         let said = check(vec![soft]).unwrap_err()[0].to_string();
-        assert_eq!(said, format!("front: the default must be kill-process, not {default}"));
+        assert_eq!(said, format!("other: the default must be kill-process, not {default}"));
     }
 }
 
@@ -124,6 +124,57 @@ fn serving_is_a_part_of_warming() {
     }
     let split = [op("equals = 0"), op("equals = 1")].concat();
     assert_eq!(laws(&split, &op("in = [0, 1]")), Vec::<String>::new(), "alternatives of the wider stage add up");
+}
+
+/// What is wrong with one policy.
+fn laws_of(stage: &str, body: &str) -> Vec<String> {
+    let broken = check(vec![policy(stage, body)]).err().unwrap_or_default();
+    broken.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn the_front_opens_starts_and_reaches_nothing() {
+    for call in
+        ["openat", "statx", "newfstatat", "execve", "clone", "clone3", "socket", "connect", "kill", "prctl", "bpf"]
+    {
+        assert_eq!(laws_of("front", &rule(call, "")), [format!("front: `{call}` is never for the front")]);
+    }
+    for call in ["mmap", "mprotect"] {
+        assert_eq!(laws_of("front", &rule(call, "")), [format!("front: `{call}` must lack PROT_EXEC in the front")]);
+    }
+    assert_eq!(laws_of("front", &rule("accept4", "")), Vec::<String>::new(), "the control");
+}
+
+#[test]
+fn the_launcher_reaches_no_network() {
+    for call in ["socket", "bind", "connect", "listen", "io_uring_setup", "setns", "process_vm_writev", "init_module"] {
+        assert_eq!(laws_of("launcher", &rule(call, "")), [format!("launcher: `{call}` is never for the launcher")]);
+    }
+    let family = |test: &str| laws_of("launcher", &rule("socketpair", test));
+    for other in ["", "{ arg = \"family\", equals = \"AF_INET\" }", "{ arg = \"family\", at-most = \"AF_UNIX\" }"] {
+        assert_eq!(family(other), ["launcher: `socketpair` must ask for AF_UNIX"], "{other}");
+    }
+    assert_eq!(family("{ arg = \"family\", equals = \"AF_UNIX\" }"), Vec::<String>::new(), "the control");
+}
+
+#[test]
+fn the_launcher_allows_what_its_children_allow() {
+    let together = |launcher: &str, front: &str| -> Vec<String> {
+        let broken = check(vec![policy("front", front), policy("launcher", launcher)]).err().unwrap_or_default();
+        broken.iter().map(ToString::to_string).collect()
+    };
+    let op = |test: &str| rule("futex", &format!("{{ arg = \"op\", {test} }}"));
+    let refusal = "[[refuse]]\ncall = \"getcpu\"\nerrno = \"ENOSYS\"\nwhy = \"a test\"\n";
+    assert_eq!(together(WARM_BASE, WARM_BASE), Vec::<String>::new());
+    assert_eq!(together(&op("in = [0, 1]"), &op("equals = 1")), Vec::<String>::new());
+    assert_eq!(together(&rule("getcpu", ""), refusal), Vec::<String>::new());
+    assert_eq!(together(refusal, refusal), Vec::<String>::new());
+    assert_eq!(together("", WARM_BASE), ["front: `brk` (any arguments) is not allowed by launcher"]);
+    assert_eq!(
+        together(&op("equals = 1"), &op("in = [0, 1]")),
+        ["front: `futex` (op in {0, 1}) is not allowed by launcher"]
+    );
+    assert_eq!(together("", refusal), ["front: `getcpu` is answered with an errno, and killed by launcher"]);
 }
 
 #[test]

@@ -161,7 +161,7 @@ mod tests {
     use crate::check::check;
 
     fn checked(body: &str) -> CheckedPolicies {
-        check(vec![Policy::parse(&format!("stage = \"front\"\ndefault = \"kill-process\"\n{body}")).unwrap()]).unwrap()
+        check(vec![Policy::parse(&format!("stage = \"other\"\ndefault = \"kill-process\"\n{body}")).unwrap()]).unwrap()
     }
 
     const REFUSING: &str = "[[rule]]\ncall = \"brk\"\nwhy = \"heap\"\n[[rule]]\ncall = \"arch_prctl\"\nonly = \"x86_64\"\nwhy = \"AMX\"\n\
@@ -188,6 +188,6 @@ mod tests {
     fn an_unknown_call_is_named() {
         let policies = checked("[[rule]]\ncall = \"brkk\"\nwhy = \"x\"");
         let said = lower(&policies, Cpu::X86_64).unwrap_err().to_string();
-        assert_eq!(said, "front: no call `brkk` on X86_64");
+        assert_eq!(said, "other: no call `brkk` on X86_64");
     }
 }

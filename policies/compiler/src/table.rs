@@ -78,7 +78,7 @@ mod tests {
     #[test]
     fn the_table_is_stable() {
         let policy = Policy::parse(
-            "stage = \"front\"\ndefault = \"kill-process\"\n\
+            "stage = \"other\"\ndefault = \"kill-process\"\n\
              [[rule]]\ncall = \"futex\"\nwhen = [{ arg = \"op\", in = [\"FUTEX_WAIT|FUTEX_PRIVATE_FLAG\", 1] }]\nwhy = \"locks\"\n\
              [[rule]]\ncall = \"brk\"\nonly = \"x86_64\"\nwhy = \"heap\"\n\
              [[refuse]]\ncall = \"clone3\"\nerrno = \"ENOSYS\"\nwhy = \"falls back\"",
@@ -89,7 +89,7 @@ mod tests {
         )
         .unwrap();
         let expected = "\
-### System calls: `front`
+### System calls: `other`
 
 2 calls; any other: kill-process.
 

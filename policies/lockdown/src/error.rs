@@ -52,17 +52,17 @@ pub enum LockError {
     Heap(#[source] std::io::Error),
 }
 
-/// Why [`crate::seal`] refused.
+/// Why [`crate::seal`] or [`crate::seal_front`] refused.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SealError {
     /// The kernel could not be asked whether a filter is in force.
     #[error("reading back the filter: {0}")]
     ReadBack(#[source] Errno),
-    /// The filter of the warm-up is gone.
+    /// The filter that should be there by now is gone.
     #[error("no system call filter is in force")]
     NoFilter,
-    /// The serving filter is not in force on every thread.
+    /// The filter is not in force on every thread.
     #[error("system call filter: {0}")]
     Filter(#[source] InstallError),
 }
@@ -80,6 +80,9 @@ pub enum FrontError {
     /// The process can still be dumped and traced by its own uid.
     #[error("non-dumpable: {0}")]
     Dumpable(#[source] PrivilegeError),
+    /// A signal handler could not be reset.
+    #[error("signal handlers: {0}")]
+    Signals(#[source] Errno),
     /// A core could still be written, with every client's data in it.
     #[error("core limit: {0}")]
     Core(#[source] PrivilegeError),
@@ -92,4 +95,19 @@ pub enum FrontError {
     /// The kernel could not be asked what is in force.
     #[error("reading back: {0}")]
     Report(#[source] PrivilegeError),
+    /// The allocator could not be made ready for the filter.
+    #[error("priming the heap: {0}")]
+    Heap(#[source] std::io::Error),
+}
+
+/// Why [`crate::confine_launcher`] refused.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LauncherError {
+    /// There is more than one thread.
+    #[error("the launcher is not one thread: {0}")]
+    Threads(#[source] PrivilegeError),
+    /// The launcher's filter is not in force.
+    #[error("system call filter: {0}")]
+    Filter(#[source] InstallError),
 }

@@ -9,7 +9,9 @@
 //!    thread pools.
 //! 3. [`seal`], after the thread pools: `worker-serve` on all threads. Only a [`Sealed`] worker reads a model.
 //!
-//! The front has one step, [`lock_front`], before its runtime starts a thread.
+//! The front has two: [`lock_front`], before its runtime starts a thread, and [`seal_front`], once the runtime stands and
+//! before a client is heard. The launcher has one, [`confine_launcher`], before it starts a front; what it starts inherits
+//! that filter.
 //!
 //! Every layer is read back from the kernel after it was put on; a layer that the operator waived by name is left out and
 //! reported as missing. Nothing here falls back by itself.
@@ -31,7 +33,7 @@ mod root;
 mod signals;
 mod syscalls;
 
-pub use error::{ConfineError, FrontError, LockError, SealError};
+pub use error::{ConfineError, FrontError, LauncherError, LockError, SealError};
 pub use files::FilesError;
 pub use privileges::PrivilegeError;
 pub use report::{Report, Requirements};
@@ -54,10 +56,20 @@ pub struct Locked(RunTimeCode);
 #[must_use = "the proof that untrusted bytes may be read"]
 pub struct Sealed(());
 
-/// A front that opens nothing by path and holds no privilege.
+/// A front that opens nothing by path and holds no privilege; it may start its threads now.
+#[derive(Debug)]
+#[must_use = "a front that is only locked may not hear the network"]
+pub struct FrontLocked(());
+
+/// A front under its filter, on every thread.
 #[derive(Debug)]
 #[must_use = "the proof that the network may be heard"]
-pub struct FrontLocked(());
+pub struct FrontSealed(());
+
+/// A launcher under its filter.
+#[derive(Debug)]
+#[must_use = "the proof that a front may be started"]
+pub struct LauncherConfined(());
 
 /// The worker's first act. Fails with more than one thread.
 pub fn confine() -> Result<Confined, ConfineError> {
@@ -116,13 +128,15 @@ pub fn seal(locked: Locked) -> Result<Sealed, SealError> {
     Ok(Sealed(()))
 }
 
-/// The front's first act: before its runtime starts a thread, after every socket and descriptor that it will ever name is
-/// in hand. Its `empty_root` is the launcher's business, and not looked at.
+/// The front's first act: before its runtime starts a thread, after every socket and descriptor that it is born with is in
+/// hand and every file has been read. Its `empty_root` is the launcher's business, and not looked at.
 pub fn lock_front(requirements: &Requirements) -> Result<(FrontLocked, Report), FrontError> {
     privileges::prove_one_thread().map_err(FrontError::Threads)?;
     privileges::no_new_privs().map_err(FrontError::NoNewPrivs)?;
     privileges::non_dumpable().map_err(FrontError::Dumpable)?;
     privileges::no_core().map_err(FrontError::Core)?;
+    signals::reset_crashes().map_err(FrontError::Signals)?;
+    prctl::refuse_exec_gain();
     if requirements.capabilities {
         privileges::empty_held_sets().map_err(FrontError::Capabilities)?;
     }
@@ -133,5 +147,22 @@ pub fn lock_front(requirements: &Requirements) -> Result<(FrontLocked, Report), 
     privileges::prove_one_thread().map_err(FrontError::Threads)?;
     let read = Requirements { empty_root: false, ..*requirements };
     let report = Report::read(&read, landlock).map_err(FrontError::Report)?;
+    heap::prime().map_err(FrontError::Heap)?;
     Ok((FrontLocked(()), report))
+}
+
+/// Once the runtime stands: its threads at rest, as for [`seal`], its reactor and its signal handlers in place.
+pub fn seal_front(locked: FrontLocked) -> Result<FrontSealed, SealError> {
+    let FrontLocked(()) = locked;
+    // Its filter allows no call that could ask, and there is none before it whose presence would prove anything: that the
+    // kernel took it on all threads is what the success of its installation says.
+    syscalls::install(Stage::Front).map_err(SealError::Filter)?;
+    Ok(FrontSealed(()))
+}
+
+/// Once the public port is bound and everything that a config can get wrong has been checked, before the first front.
+pub fn confine_launcher() -> Result<LauncherConfined, LauncherError> {
+    privileges::prove_one_thread().map_err(LauncherError::Threads)?;
+    syscalls::install(Stage::Launcher).map_err(LauncherError::Filter)?;
+    Ok(LauncherConfined(()))
 }

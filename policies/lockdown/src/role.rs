@@ -31,6 +31,10 @@ pub enum Stage {
     WorkerWarmCode,
     /// [`Stage::WorkerServe`] for a model that may make code.
     WorkerServeCode,
+    /// The front while it hears the network.
+    Front,
+    /// The launcher from its first front on, and every child of it.
+    Launcher,
 }
 
 impl Role {
@@ -45,14 +49,26 @@ impl Role {
 
 impl Stage {
     /// Every stage.
-    pub const ALL: [Self; 4] = [Self::WorkerWarm, Self::WorkerServe, Self::WorkerWarmCode, Self::WorkerServeCode];
+    pub const ALL: [Self; 6] = [
+        Self::WorkerWarm,
+        Self::WorkerServe,
+        Self::WorkerWarmCode,
+        Self::WorkerServeCode,
+        Self::Front,
+        Self::Launcher,
+    ];
 
-    /// The stages of one worker's life, in order.
+    /// The stages of one worker's life, in order: their filters add up.
     pub const fn of_worker(code: RunTimeCode) -> [Self; 2] {
         match code {
             RunTimeCode::Refused => [Self::WorkerWarm, Self::WorkerServe],
             RunTimeCode::Allowed => [Self::WorkerWarmCode, Self::WorkerServeCode],
         }
+    }
+
+    /// Whether its filter lets a process ask what is in force.
+    pub(crate) const fn may_ask(self) -> bool {
+        matches!(self, Self::WorkerWarm | Self::WorkerWarmCode | Self::Launcher)
     }
 
     /// The name of `policies/seccomp/NAME.toml`.
@@ -62,6 +78,8 @@ impl Stage {
             Self::WorkerServe => "worker-serve",
             Self::WorkerWarmCode => "worker-warm-code",
             Self::WorkerServeCode => "worker-serve-code",
+            Self::Front => "front",
+            Self::Launcher => "launcher",
         }
     }
 }

@@ -7,17 +7,26 @@
 use nix::errno::Errno;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
-/// Resets each of them.
+/// Resets each of them, and SIGPIPE: the runtime ignores it, and a worker whose front is gone has nothing left to do.
 pub(crate) fn reset() -> Result<(), Errno> {
+    reset_crashes()?;
+    to_default(&[Signal::SIGPIPE])
+}
+
+/// Resets those that a crash raises.
+pub(crate) fn reset_crashes() -> Result<(), Errno> {
+    to_default(&CRASHES)
+}
+
+fn to_default(signals: &[Signal]) -> Result<(), Errno> {
     let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
-    for signal in CRASHES {
+    for signal in signals {
         // SAFETY: a handler must be sound to run at any point of the program. The default action runs no code of this
         // process, and the handler it replaces is not called again.
-        unsafe { sigaction(signal, &default) }?;
+        unsafe { sigaction(*signal, &default) }?;
     }
     Ok(())
 }
 
-/// SIGPIPE among them: the runtime ignores it, and a worker whose front is gone has nothing left to do.
-const CRASHES: [Signal; 7] =
-    [Signal::SIGSEGV, Signal::SIGBUS, Signal::SIGFPE, Signal::SIGILL, Signal::SIGABRT, Signal::SIGSYS, Signal::SIGPIPE];
+const CRASHES: [Signal; 6] =
+    [Signal::SIGSEGV, Signal::SIGBUS, Signal::SIGFPE, Signal::SIGILL, Signal::SIGABRT, Signal::SIGSYS];

@@ -39,10 +39,8 @@ pub(crate) fn install(stage: Stage) -> Result<(), InstallError> {
         let steps: Vec<sock_filter> = program.chunks_exact(INSTRUCTION).filter_map(step).collect();
         apply_filter_all_threads(&steps).map_err(|source| InstallError::Refused { stage: stage.name(), source })?;
     }
-    // Only a stage that may still call prctl can ask; for the last one, `seal` has asked before.
-    if !matches!(stage, Stage::WorkerServe | Stage::WorkerServeCode)
-        && prctl::seccomp_mode().map_err(InstallError::ReadBack)? != prctl::SECCOMP_MODE_FILTER
-    {
+    // For a stage that may not ask, its caller has seen to it before.
+    if stage.may_ask() && prctl::seccomp_mode().map_err(InstallError::ReadBack)? != prctl::SECCOMP_MODE_FILTER {
         return Err(InstallError::NotInForce(stage.name()));
     }
     Ok(())

@@ -57,13 +57,20 @@ fn with(rule: &Rule, clause: &Clause, value: u64) -> [u64; 6] {
     arguments
 }
 
-/// What a call needs so that it does nothing even if it is let through: a thread that the kernel refuses to start.
+/// What a call needs so that it does nothing even if it is let through: a thread that the kernel refuses to start, a process
+/// that is not there, a name that is too long, a list that is longer than a process may have descriptors.
 fn harmless(call: &str) -> [u64; 6] {
     match call {
         "clone" => [(libc::CLONE_DETACHED | libc::CLONE_PIDFD) as u64, 0, 0, 0, 0, 0],
+        "kill" => [NOBODY, 0, 0, 0, 0, 0],
+        "sethostname" | "setdomainname" => [0, u64::MAX, 0, 0, 0, 0],
+        "ppoll" | "poll" => [0, 1 << 30, 0, 0, 0, 0],
         _ => [0; 6],
     }
 }
+
+/// Past the largest number that a process can have.
+const NOBODY: u64 = 0x7fff_fff0;
 
 fn listed(filter: &Filter, number: u32) -> bool {
     filter.rules.iter().any(|rule| rule.number == number) || filter.refusals.iter().any(|r| r.number == number)
@@ -187,6 +194,39 @@ fn known_attempts_are_refused_while_serving() {
         assert_ne!(call(&[], number, bad), Answer::Killed, "{attempt}: the control without a filter");
         assert_ne!(call(serve.programs(), number, good), Answer::Killed, "{attempt}: the control that is lawful");
         assert_eq!(call(serve.programs(), number, bad), Answer::Killed, "{attempt}");
+    }
+}
+
+/// The same for the two that no model meets.
+#[test]
+fn known_attempts_of_the_front_and_the_launcher_are_refused() {
+    let (rw, rwx) = ((libc::PROT_READ | libc::PROT_WRITE) as u64, 7);
+    let (private, none) = ((libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as u64, u64::MAX);
+    let accept = (libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK) as u64;
+    let (unix, inet, netlink) = (libc::AF_UNIX as u64, libc::AF_INET as u64, libc::AF_NETLINK as u64);
+    let attempts = [
+        ("front", "mmap of code", libc::SYS_mmap, [0, 4096, rwx, private, none, 0], [0, 4096, rw, private, none, 0]),
+        ("front", "mprotect to code", libc::SYS_mprotect, [0, 0, 5, 0, 0, 0], [0, 0, 3, 0, 0, 0]),
+        ("front", "accept elsewhere", libc::SYS_accept4, [9, 0, 0, accept, 0, 0], [4, 0, 0, accept, 0, 0]),
+        ("front", "accept for programs", libc::SYS_accept4, [4, 0, 0, 0, 0, 0], [4, 0, 0, accept, 0, 0]),
+        ("front", "send to an address", libc::SYS_sendto, [3, 0, 0, 0x4000, 0x1000, 0], [3, 0, 0, 0x4000, 0, 0]),
+        ("front", "send with other flags", libc::SYS_sendmsg, [3, 0, 1, 0, 0, 0], [3, 0, 0x4000, 0, 0, 0]),
+        ("front", "a handler's owner", libc::SYS_fcntl, [0, 8, 0, 0, 0, 0], [0, 3, 0, 0, 0, 0]),
+        ("front", "memory that can run", libc::SYS_memfd_create, [0, 0x13, 0, 0, 0, 0], [0, 0xb, 0, 0, 0, 0]),
+        ("launcher", "a pair of inet", libc::SYS_socketpair, [inet, 1, 0, 0, 0, 0], [unix, 1, 0, 0, 0, 0]),
+        ("launcher", "a pair of netlink", libc::SYS_socketpair, [netlink, 3, 0, 0, 0, 0], [unix, 1, 0, 0, 0, 0]),
+        ("launcher", "attach", libc::SYS_ptrace, [16, 0, 0, 0, 0, 0], [0x4206, 0, 0, 0, 0, 0]),
+        ("launcher", "write memory", libc::SYS_ptrace, [5, 0, 0, 0, 0, 0], [7, 0, 0, 0, 0, 0]),
+        ("launcher", "ask a process to end", libc::SYS_kill, [NOBODY, 15, 0, 0, 0, 0], [NOBODY, 9, 0, 0, 0, 0]),
+        ("launcher", "limit a stranger", libc::SYS_prlimit64, [NOBODY, 7, 0x1000, 0, 0, 0], [NOBODY, 7, 0, 0, 0, 0]),
+        ("launcher", "a namespace of its own", libc::SYS_unshare, [0x2_0000, 0, 0, 0, 0, 0], [0x1_0000, 0, 0, 0, 0, 0]),
+        ("launcher", "remove a file", libc::SYS_unlinkat, [9, 0, 0, 0, 0, 0], [9, 0, 0x200, 0, 0, 0]),
+    ];
+    for (stage, attempt, number, bad, good) in attempts {
+        let (filter, number) = (filter(stage).unwrap(), number.cast_unsigned());
+        assert_ne!(call(&[], number, bad), Answer::Killed, "{stage}: {attempt}: the control without a filter");
+        assert_ne!(call(filter.programs(), number, good), Answer::Killed, "{stage}: {attempt}: the lawful control");
+        assert_eq!(call(filter.programs(), number, bad), Answer::Killed, "{stage}: {attempt}");
     }
 }
 

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
 use casemate_config::Config;
-use casemate_lockdown::FrontLocked;
+use casemate_lockdown::{FrontLocked, FrontSealed, SealError, seal_front};
 use thiserror::Error;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -32,6 +33,8 @@ pub struct Birth {
     pub listener: std::net::TcpListener,
     /// The operator's config.
     pub config: Config,
+    /// Threads for the runtime, as [`threads`] counted them.
+    pub threads: usize,
 }
 
 /// Why a front ended badly.
@@ -45,22 +48,61 @@ pub enum AppError {
         /// Why.
         source: io::Error,
     },
+    /// The front's filter is not in force.
+    #[error("{0}")]
+    Seal(#[from] SealError),
     /// Nothing can be started without it.
     #[error("the launcher is gone: {0}")]
     Launcher(casemate_ipc::seqpacket::ChannelError),
 }
 
-/// Runs the front until it is told to stop and has drained.
-pub fn run(_locked: &FrontLocked, birth: Birth) -> Result<(), AppError> {
-    // At least two: a large JSON body is parsed on one of them, and the others must not wait for it.
-    let threads = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 4);
-    let mut runtime = tokio::runtime::Builder::new_multi_thread();
-    let runtime = runtime.worker_threads(threads).thread_name("front").enable_all().build();
-    runtime.map_err(start("runtime"))?.block_on(serve(birth))
+/// How many threads the runtime gets. At least two: a large JSON body is parsed on one of them, and the others must not wait
+/// for it.
+pub fn threads() -> usize {
+    std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 4)
 }
 
-async fn serve(birth: Birth) -> Result<(), AppError> {
-    let Birth { launcher, catalogue, listener, config } = birth;
+/// Runs the front until it is told to stop and has drained.
+pub fn run(locked: FrontLocked, birth: Birth) -> Result<(), AppError> {
+    let at_rest = Arc::new(Barrier::new(birth.threads + 1));
+    let started = Arc::clone(&at_rest);
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    // Called when a thread has registered itself with libc and with the Rust runtime: what the filter forbids is over.
+    let runtime = runtime.worker_threads(birth.threads).thread_name("front").on_thread_start(move || {
+        started.wait();
+    });
+    let runtime = runtime.enable_all().build().map_err(start("runtime"))?;
+    at_rest.wait();
+    runtime.block_on(async {
+        let doors = Doors::open(birth.launcher, birth.listener)?;
+        let sealed = seal_front(locked)?;
+        tracing::info!("sealed");
+        serve(&sealed, doors, birth.catalogue, birth.config).await
+    })
+}
+
+/// Everything that the front names to the kernel by itself, in the runtime's reactor.
+#[derive(Debug)]
+struct Doors {
+    launcher: Launcher,
+    listener: TcpListener,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Doors {
+    fn open(launcher: LaunchChannel, listener: std::net::TcpListener) -> Result<Self, AppError> {
+        let launcher = Launcher::new(launcher).map_err(start("launcher channel"))?;
+        listener.set_nonblocking(true).map_err(start("listener"))?;
+        let listener = TcpListener::from_std(listener).map_err(start("listener"))?;
+        let terminate = signal(SignalKind::terminate()).map_err(start("SIGTERM"))?;
+        let interrupt = signal(SignalKind::interrupt()).map_err(start("SIGINT"))?;
+        Ok(Self { launcher, listener, terminate, interrupt })
+    }
+}
+
+async fn serve(_sealed: &FrontSealed, doors: Doors, catalogue: Catalogue, config: Config) -> Result<(), AppError> {
+    let Doors { launcher, listener, mut terminate, mut interrupt } = doors;
     let limits = config.limits.clone();
     let (stop, stopped) = watch::channel(false);
     let metrics = Metrics::new();
@@ -71,7 +113,6 @@ async fn serve(birth: Birth) -> Result<(), AppError> {
         let handle = ModelHandle::new(model.clone(), waived, code, queue, metrics.clone());
         handles.entry(model.name.clone()).or_default().insert(model.version.clone(), handle);
     }
-    let launcher = Launcher::new(launcher).map_err(start("launcher channel"))?;
     let terms = Terms {
         requests: config.requests(),
         responses: config.responses(),
@@ -93,16 +134,12 @@ async fn serve(birth: Birth) -> Result<(), AppError> {
         stop: stopped.clone(),
         metrics: metrics.clone(),
     });
-    listener.set_nonblocking(true).map_err(start("listener"))?;
-    let listener = tokio::net::TcpListener::from_std(listener).map_err(start("listener"))?;
     let body_time = Duration::from_millis(limits.body_ms);
     let router = routes::router(Intake { pipeline, metrics, body_time });
     let accepting = {
         let (limits, stopped) = (limits.clone(), stopped.clone());
         tokio::spawn(async move { accept::serve(listener, router, &limits, stopped).await })
     };
-    let mut terminate = signal(SignalKind::terminate()).map_err(start("SIGTERM"))?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(start("SIGINT"))?;
     tokio::select! {
         error = launcher.listen() => return Err(AppError::Launcher(error)),
         _ = terminate.recv() => {}

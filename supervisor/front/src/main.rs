@@ -35,9 +35,11 @@ fn start() -> Result<(), Fault> {
     let catalogue = read_catalogue(&launcher)?;
     let landlock = !catalogue.waived.contains(&Waiver::Landlock);
     let requirements = Requirements { empty_root: false, capabilities: true, landlock };
+    // Asks /proc and cgroups, so before the lock.
+    let threads = app::threads();
     // Before the runtime starts a thread; from here on nothing can be opened.
     let (locked, report) = casemate_lockdown::lock_front(&requirements)?;
     tracing::info!(?report, models = catalogue.models.len(), "locked");
-    app::run(&locked, Birth { launcher, catalogue, listener: listener.into(), config })?;
+    app::run(locked, Birth { launcher, catalogue, listener: listener.into(), config, threads })?;
     Ok(())
 }

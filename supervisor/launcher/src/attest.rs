@@ -194,7 +194,7 @@ fn count_made_code(maps: &str) -> usize {
 }
 
 fn filters(subject: &Subject, status: &Status) -> Found {
-    // The launcher's own filters, a container's for example, are inherited and count too.
+    // The launcher's own filters, and a container's around it, are inherited and count too.
     let count = |status: &Status| status.words("Seccomp_filters").first().and_then(|word| word.parse::<usize>().ok());
     let own = count(&Status::of("self")).unwrap_or(0);
     let programs = |stage: &Stage| policy::filter(stage.name()).map_or(1, |filter| filter.programs().len());

@@ -57,7 +57,7 @@ impl FrontPlan {
         Self { program, listener, text, identity, connections: config.limits.connections }
     }
 
-    /// Starts one. It is not traced: no filter ends it, and it holds the clients' data.
+    /// Starts one. It is traced like a worker: if its filter ends it, the log tells which call it was.
     pub fn start(&self, tracer: &mut Tracer) -> Result<Front, BirthError> {
         let (ours, theirs) = seqpacket::pair::<LaunchReply, LaunchRequest>().map_err(BirthError::Wire)?;
         ours.set_nonblocking().map_err(BirthError::Wire)?;
@@ -83,7 +83,10 @@ impl FrontPlan {
             }
         })?;
         tracer.watch(child.pid);
-        let started = child.ready().and_then(|()| child.run(|| tracer.pump()));
+        let started = child.ready().and_then(|()| {
+            tracer.trace(child.pid);
+            child.run(|| tracer.pump())
+        });
         if let Err(error) = started {
             child.abandon();
             return Err(error);

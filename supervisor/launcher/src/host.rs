@@ -13,6 +13,7 @@ use crate::jail::{Jail, namespaces};
 use crate::library::Library;
 use crate::owner::Owner;
 use crate::sys::process::{exit_now, landlock_version};
+use crate::trial::{TrialError, try_front};
 
 /// What workers get here.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,14 +47,24 @@ pub enum HostError {
     /// As root each worker must get its own user.
     #[error("workers cannot get users of their own: {0}; sandbox.worker_uid_first must be a range that exists here")]
     Uids(BirthError),
+    /// The launcher and the front must be able to confine themselves; there is no waiver.
+    #[error("this host does not let the server confine itself: {0}; a container's seccomp profile may refuse it")]
+    Own(#[from] TrialError),
 }
 
 /// Tries everything out, once.
 pub fn probe(config: &Config, owner: Owner, library: &Library) -> Result<Host, HostError> {
     let mut lacks = Vec::new();
-    let landlock = landlock_version().unwrap_or(0);
+    let mut landlock = landlock_version().unwrap_or(0);
+    let why = match try_front(landlock > 0) {
+        Err(TrialError::Landlock(why)) => {
+            landlock = 0;
+            try_front(false)?;
+            why
+        }
+        other => other.map(|()| "this kernel has no Landlock, or was started without it (lsm=)".to_owned())?,
+    };
     if landlock == 0 {
-        let why = "this kernel has no Landlock, or was started without it (lsm=)".to_owned();
         lacks.push(Lack { waiver: Waiver::Landlock, why });
     }
     if !owner.is_root() {

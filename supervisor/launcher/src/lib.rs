@@ -1,7 +1,7 @@
 //! The privileged parent: makes jails, starts workers, hears no client.
 //!
 //! Started as root or as an ordinary user, with one thread, it reads its config ([`owner`], [`models`]), tries out what the
-//! host can give ([`host`]), binds the public socket ([`listen`]), starts the front ([`front`]), and then answers the few
+//! host can give ([`host`], [`trial`]), binds the public socket ([`listen`]), starts the front ([`front`]), and then answers the few
 //! requests that [`permit`] allows ([`monitor`]): it starts workers ([`workers`], [`spawn`], [`fork`], [`jail`]), tells how they end
 //! ([`trace`]), and reads their cages from outside ([`attest`]).
 
@@ -25,4 +25,5 @@ pub mod startup;
 #[expect(unsafe_code, reason = "system calls that no crate wraps")]
 pub mod sys;
 pub mod trace;
+pub mod trial;
 pub mod workers;

@@ -3,6 +3,7 @@
 //! A front that asks what the table does not allow, or that dies, takes its workers with it: they were its own, and what it
 //! knew of them is gone. A fresh front starts with none.
 
+use std::fmt::Display;
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -11,6 +12,7 @@ use casemate_config::Config;
 use casemate_ipc::id::ModelId;
 use casemate_ipc::launch::{LaunchReply, LaunchRequest};
 use casemate_ipc::seqpacket::{ChannelError, PacketBuffer};
+use casemate_lockdown::{LauncherConfined, policy};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
@@ -111,7 +113,7 @@ impl Monitor {
     }
 
     /// Runs until a signal says stop and the front has ended.
-    pub fn run(mut self) -> Result<(), MonitorError> {
+    pub fn run(mut self, _confined: &LauncherConfined) -> Result<(), MonitorError> {
         let mut buffer = PacketBuffer::default();
         let ended = loop {
             match self.turn(&mut buffer) {
@@ -248,10 +250,13 @@ impl Monitor {
             let disorder = MonitorError::Disorder("it failed while it drained");
             return if in_order { Ok(true) } else { Err(disorder) };
         }
-        log::error(
-            "front-gone",
-            &[("pid", &ended.pid), ("how", &ended.cause(ALONE)), ("lived_ms", &lived.as_millis())],
-        );
+        let (cause, lived_ms) = (ended.cause(ALONE), lived.as_millis());
+        let mut fields: Vec<(&str, &dyn Display)> = vec![("pid", &ended.pid), ("how", &cause), ("lived_ms", &lived_ms)];
+        let refused = ended.denied.map(|denied| (name_of(denied.number), format!("{:x?}", denied.args)));
+        if let Some((call, arguments)) = &refused {
+            fields.extend([("call", call as &dyn Display), ("arguments", arguments)]);
+        }
+        log::error("front-gone", &fields);
         self.pause_front(lived)?;
         Ok(false)
     }
@@ -369,6 +374,11 @@ impl Monitor {
         }
         self.workers.kill_all();
     }
+}
+
+/// The name of a call that a filter refused, as far as this build knows it.
+fn name_of(number: i64) -> &'static str {
+    u32::try_from(number).ok().and_then(policy::call_name).unwrap_or("unknown")
 }
 
 /// For the log of a front's end, which nobody asks for.

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use casemate_config::{Config, ConfigError};
 use casemate_ipc::launch::RunTimeCode;
 use casemate_ipc::shm::seal::{self, SealError};
+use casemate_lockdown::LauncherError;
 use nix::errno::Errno;
 use nix::sys::prctl::{set_dumpable, set_no_new_privs};
 use nix::sys::resource::{Resource, setrlimit};
@@ -87,6 +88,9 @@ pub enum StartError {
     /// The public socket.
     #[error(transparent)]
     Bind(#[from] BindError),
+    /// The launcher's own filter.
+    #[error("the launcher cannot be confined: {0}")]
+    Confine(#[from] LauncherError),
     /// The loop.
     #[error(transparent)]
     Monitor(#[from] MonitorError),
@@ -173,7 +177,10 @@ impl Ready {
         let listener = listen::bind_and_listen(config.inference)?;
         log::listening(listener.address);
         let plan = FrontPlan::new(front, listener, text, &config, owner.is_root());
-        Ok(Monitor::new(config, spawner, plan, owner.is_root())?.run()?)
+        let monitor = Monitor::new(config, spawner, plan, owner.is_root())?;
+        // No socket is made from here on; every front and every worker inherits this.
+        let confined = casemate_lockdown::confine_launcher()?;
+        Ok(monitor.run(&confined)?)
     }
 }
 
@@ -187,7 +194,7 @@ impl StartError {
         match self {
             Self::Usage => USAGE,
             Self::Monitor(_) => SOFTWARE,
-            Self::Own { .. } | Self::Copy(_) | Self::Bind(_) => OS,
+            Self::Own { .. } | Self::Copy(_) | Self::Bind(_) | Self::Confine(_) => OS,
             Self::Read { .. }
             | Self::Owner(_)
             | Self::Config { .. }

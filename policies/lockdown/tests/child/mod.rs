@@ -5,7 +5,8 @@
 //! usable in such a child, which is all that a closure here needs of it.
 #![allow(dead_code, reason = "each test binary uses its part of this")]
 
-use std::io::Write as _;
+use std::fs::File;
+use std::io::{ErrorKind, Write as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use nix::sys::signal::Signal;
@@ -30,6 +31,30 @@ pub(crate) enum Answer {
     Crashed(Signal),
     /// It returned: 0, or this errno, or the child ended in the call itself (`exit`).
     Returned(i32),
+}
+
+/// It did what it should.
+pub(crate) const DONE: End = End::Exit(0);
+/// A filter ended it.
+pub(crate) const KILLED: End = End::Killed(Signal::SIGSYS);
+
+pub(crate) fn text<T: std::fmt::Display>(error: T) -> String {
+    error.to_string()
+}
+
+pub(crate) fn ensure(truth: bool, claim: &str) -> Result<(), String> {
+    if truth { Ok(()) } else { Err(claim.into()) }
+}
+
+pub(crate) fn opens(path: &str) -> Result<(), ErrorKind> {
+    File::open(path).map(drop).map_err(|error| error.kind())
+}
+
+/// `/proc/self/status` while it can still be opened.
+pub(crate) fn status(field: &str) -> Result<String, String> {
+    let all = std::fs::read_to_string("/proc/self/status").map_err(text)?;
+    let line = all.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+    line.map(|value| value.trim().to_owned()).ok_or_else(|| format!("no {field}"))
 }
 
 /// Runs `act` in a child and waits for it. A text in `Err` goes to standard error, and the child exits with 1.
@@ -64,6 +89,9 @@ pub(crate) fn call(programs: &[&[u8]], number: u64, arguments: [u64; 6]) -> Answ
     let end = run(|| {
         // Installing a filter sets it; with it in the control too, an ordinary user gets the same errno in both.
         nix::sys::prctl::set_no_new_privs().map_err(|error| error.to_string())?;
+        // The Rust runtime's handler would make calls of its own.
+        // SAFETY: the default action runs no code of this process.
+        unsafe { libc::signal(libc::SIGSEGV, libc::SIG_DFL) };
         for filter in &filters {
             seccompiler::apply_filter(filter).map_err(|error| error.to_string())?;
         }

@@ -1,45 +1,24 @@
-//! The door, step by step, in a child process each: what a step takes away, and that it was there before.
+//! A worker's way through the door, step by step, in a child process each: what a step takes away, and that it was there
+//! before.
 
 mod child;
 
 use std::fs::File;
 use std::io::ErrorKind;
-use std::net::TcpListener;
 use std::sync::mpsc;
 use std::thread;
 
 use casemate_lockdown::{ConfineError, LockError, Requirements, RootError};
-use casemate_lockdown::{confine, lock, lock_front, seal};
-use child::{End, run};
+use casemate_lockdown::{confine, lock, seal};
+use child::{DONE, KILLED, ensure, opens, run, status, text};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::Signal;
 use nix::unistd::{chdir, pivot_root};
 
-const DONE: End = End::Exit(0);
-const KILLED: End = End::Killed(Signal::SIGSYS);
 const LANDLOCK_ONLY: Requirements = Requirements { empty_root: false, capabilities: false, landlock: true };
 const NOTHING: Requirements = Requirements { empty_root: false, capabilities: false, landlock: false };
-
-fn text<T: std::fmt::Display>(error: T) -> String {
-    error.to_string()
-}
-
-fn ensure(truth: bool, claim: &str) -> Result<(), String> {
-    if truth { Ok(()) } else { Err(claim.into()) }
-}
-
-fn opens(path: &str) -> Result<(), ErrorKind> {
-    File::open(path).map(drop).map_err(|error| error.kind())
-}
-
-/// `/proc/self/status` while it can still be opened.
-fn status(field: &str) -> Result<String, String> {
-    let all = std::fs::read_to_string("/proc/self/status").map_err(text)?;
-    let line = all.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
-    line.map(|value| value.trim().to_owned()).ok_or_else(|| format!("no {field}"))
-}
 
 // --- confine ---------------------------------------------------------------------------------------------------------
 
@@ -349,34 +328,6 @@ fn a_thread_gives_memory_back_while_serving() {
         }
         assert_eq!(serving(true), DONE, "{freed_before}");
     }
-}
-
-// --- the front -------------------------------------------------------------------------------------------------------
-
-#[test]
-fn a_locked_front_opens_and_binds_nothing() {
-    assert_eq!(
-        run(|| {
-            let listener = TcpListener::bind("127.0.0.1:0").map_err(text)?;
-            ensure(opens("/etc/passwd") == Ok(()), "opens before the lock: the control")?;
-            let (locked, report) = lock_front(&Requirements::ALL).map_err(text)?;
-            ensure(opens("/etc/passwd") == Err(ErrorKind::PermissionDenied), "open")?;
-            if report.landlock_abi >= Some(4) {
-                let bound = TcpListener::bind("127.0.0.1:0").map_err(|error| error.kind());
-                ensure(bound.is_err_and(|kind| kind == ErrorKind::PermissionDenied), "bind")?;
-            }
-            ensure(listener.local_addr().is_ok(), "the socket in hand still works")?;
-            for set in [caps::CapSet::Effective, caps::CapSet::Permitted, caps::CapSet::Inheritable] {
-                ensure(caps::read(None, set).map_err(text)?.is_empty(), "capabilities")?;
-            }
-            let core = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_CORE).map_err(text)?;
-            ensure(core == (0, 0), "core")?;
-            ensure(report.no_new_privs && report.non_dumpable && !report.empty_root && !report.seccomp, "report")?;
-            drop(locked);
-            Ok(())
-        }),
-        DONE
-    );
 }
 
 // --- a jail as the launcher makes it ---------------------------------------------------------------------------------
