@@ -55,7 +55,9 @@ impl Images {
             Some(Mapping { vdso: true, .. }) => "vdso".to_owned(),
             Some(Mapping { file: (_, 0), .. }) => "anonymous".to_owned(),
             Some(mapping) => match self.0.iter().find(|image| image.file == mapping.file) {
-                Some(image) => format!("{}+{:#x}", image.name, mapping.offset.saturating_add(instruction - mapping.start)),
+                Some(image) => {
+                    format!("{}+{:#x}", image.name, mapping.offset.saturating_add(instruction - mapping.start))
+                }
                 None => "unknown-file".to_owned(),
             },
         }
