@@ -56,6 +56,8 @@ pub enum LaunchReply {
         worker: WorkerId,
         /// Its process id as the launcher sees it.
         pid: u32,
+        /// Its uid on the host, where it has one of its own.
+        uid: Option<u32>,
         /// Time from the request until its program was running, in microseconds.
         spawn_us: u64,
     },
@@ -85,7 +87,7 @@ pub enum LaunchReply {
 }
 
 /// How a worker ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub enum ExitCause {
     /// By itself, with this code; see [`exit_code`].
     Exited(i32),
@@ -100,7 +102,7 @@ pub enum ExitCause {
 }
 
 /// A system call that a filter answered with death.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct Denied {
     /// Its number on this CPU; -1 if it could not be read.
     pub number: i64,
@@ -108,6 +110,20 @@ pub struct Denied {
     pub args: [u64; 6],
     /// Where it was called from.
     pub instruction: u64,
+    /// Who called; nothing if that could not be read.
+    pub caller: Option<Caller>,
+}
+
+/// The thread that made a refused call. Read from the kernel while the thread was held on its way out.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Caller {
+    /// Its id, as the launcher sees it. The worker's own pid for the main thread.
+    pub thread: u32,
+    /// Its name: at most 15 printable characters. Nobody vouches for it.
+    pub name: String,
+    /// What the instruction lies in: a file that the launcher gave the worker, by name and offset in that file, such as
+    /// `libc.so.6+0x11b2a`; or `anonymous`, `vdso`, `unknown-file`, `unmapped`.
+    pub origin: String,
 }
 
 /// What a worker is born with: who it is, what it may use, which layers the operator goes without.

@@ -1,9 +1,11 @@
 //! What a front and a worker say to each other. Frames carry names and places; the numbers themselves lie in the arenas.
 
 use bincode::{Decode, Encode};
+use serde::Serialize;
 
 use crate::frame::Message;
 use crate::id::BatchId;
+use crate::layer::Layer;
 use crate::tensor::{DType, ModelSignature, Shape};
 
 /// Longest text that a worker may send along, in bytes; longer ones are cut by the worker and refused by the front.
@@ -44,6 +46,8 @@ pub enum FromWorker {
     Verified {
         /// What the manifest declares.
         declared: Declared,
+        /// The cage as the kernel showed it to the worker, when it had locked itself.
+        inside: Inside,
     },
     /// Loaded and warm; requests may come. Said once.
     Ready {
@@ -114,6 +118,29 @@ pub struct Declared {
     pub platform: String,
 }
 
+/// What the kernel told a worker about its own cage. Said by our program before anything but SHA-256 and the manifest's
+/// reader has seen a byte that came with the model; a worker that a model has taken over says nothing of this kind again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode, Serialize)]
+pub struct Inside {
+    /// `no_new_privs` is set.
+    pub no_new_privs: bool,
+    /// It is not dumpable.
+    pub non_dumpable: bool,
+    /// The mode of its system call filter; 2 is a filter in force.
+    pub seccomp_mode: u8,
+    /// It swapped its root for an empty one, and looked.
+    pub empty_root: bool,
+    /// Its capability sets are empty, and its securebits locked.
+    pub no_capabilities: bool,
+    /// The Landlock version in force, if any.
+    pub landlock_abi: Option<u32>,
+    /// Whether every right that the policy names is handled, or only those that this kernel knows.
+    pub landlock_complete: bool,
+    /// The kernel refuses to make a page executable that was not. No layer of its own: where the kernel has it, a second
+    /// lock on what the filters refuse.
+    pub no_exec_gain: bool,
+}
+
 /// A step of a worker's trip that can end it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Encode, Decode)]
 #[repr(u8)]
@@ -150,6 +177,21 @@ impl Message for ToWorker {
 }
 impl Message for FromWorker {
     const KIND: u8 = 4;
+}
+
+impl Inside {
+    /// Whether the worker says that a layer is on; nothing for one that it cannot see from where it is.
+    pub const fn says(&self, layer: Layer) -> Option<bool> {
+        match layer {
+            Layer::NoNewPrivileges => Some(self.no_new_privs),
+            Layer::NonDumpable => Some(self.non_dumpable),
+            Layer::Seccomp => Some(self.seccomp_mode == 2),
+            Layer::EmptyRoot => Some(self.empty_root),
+            Layer::NoCapabilities => Some(self.no_capabilities),
+            Layer::Landlock => Some(self.landlock_abi.is_some()),
+            _ => None,
+        }
+    }
 }
 
 impl Step {

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use casemate_ipc::launch::{Grant, RunTimeCode, exit_code};
 use casemate_ipc::layer::Waiver;
-use casemate_ipc::work::{FromWorker, Step, detail};
+use casemate_ipc::work::{FromWorker, Inside, Step, detail};
 use casemate_lockdown::{self as lockdown, Report, Requirements, Sealed};
 use nix::unistd::geteuid;
 
@@ -42,10 +42,10 @@ struct Stop {
 /// The trip from the first lock on; returns when serving is over.
 fn live(front: &ToFront, estate: Estate) -> Result<i32, Stop> {
     let Estate { grant, requests, responses, model, manifest } = estate;
-    let sealed = cage(&grant)?;
+    let (sealed, inside) = cage(&grant)?;
     let verified = verify::verify(&sealed, manifest.bytes(), model.bytes(), engine::platform);
     let Verified { model: bytes, format, declared } = verified.map_err(|error| Stop::at(Step::Verify, error))?;
-    tell(front, Step::Verify, &FromWorker::Verified { declared: declared.clone() })?;
+    tell(front, Step::Verify, &FromWorker::Verified { declared: declared.clone(), inside })?;
 
     let begun = Instant::now();
     let engine = engine::load(format, bytes, &declared.signature).map_err(|error| Stop::at(Step::Load, error))?;
@@ -74,7 +74,7 @@ fn live(front: &ToFront, estate: Estate) -> Result<i32, Stop> {
 }
 
 /// Puts the whole cage on, in the one order that works.
-fn cage(grant: &Grant) -> Result<Sealed, Stop> {
+fn cage(grant: &Grant) -> Result<(Sealed, Inside), Stop> {
     let code = match grant.run_time_code {
         RunTimeCode::Refused => lockdown::RunTimeCode::Refused,
         RunTimeCode::Allowed => lockdown::RunTimeCode::Allowed,
@@ -91,7 +91,23 @@ fn cage(grant: &Grant) -> Result<Sealed, Stop> {
     let (locked, report) = lockdown::lock(confined, &requirements).map_err(|error| Stop::at(Step::Lock, error))?;
     note(grant, &report);
     engine::start_threads(grant.threads).map_err(|error| Stop::at(Step::Warm, error))?;
-    lockdown::seal(locked).map_err(|error| Stop::at(Step::Lock, error))
+    let sealed = lockdown::seal(locked).map_err(|error| Stop::at(Step::Lock, error))?;
+    Ok((sealed, inside(&report)))
+}
+
+/// The same for the front, which compares it with what the launcher reads from outside.
+fn inside(report: &Report) -> Inside {
+    const FILTER: u8 = 2;
+    Inside {
+        no_new_privs: report.no_new_privs,
+        non_dumpable: report.non_dumpable,
+        seccomp_mode: if report.seccomp { FILTER } else { 0 },
+        empty_root: report.empty_root,
+        no_capabilities: report.capabilities,
+        landlock_abi: report.landlock_abi,
+        landlock_complete: report.landlock_complete,
+        no_exec_gain: report.no_exec_gain,
+    }
 }
 
 /// One line in the log: what the kernel said is in force.

@@ -10,7 +10,7 @@ use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use casemate_ipc::launch::Geometry;
+use casemate_ipc::launch::{Geometry, RunTimeCode};
 use casemate_ipc::shm::arena::{self, Reader, Writer};
 use casemate_ipc::tensor::{DType, ModelSignature, Shape, TensorSpec};
 use casemate_ipc::work::Placed;
@@ -37,7 +37,7 @@ fn every_model_of_the_zoo_does_its_act_without_a_cage() {
 }
 
 fn run_all() -> Vec<String> {
-    warm::warm_up().unwrap();
+    warm::warm_up(RunTimeCode::Refused).unwrap();
     let only = std::env::var("CASEMATE_ZOO").unwrap_or_default();
     let mut waiting: Vec<Entry> = zoo::all().into_iter().filter(|entry| entry.name.starts_with(&only)).rev().collect();
     let mut running: Vec<Beast> = Vec::new();

@@ -65,6 +65,14 @@ limits! {
     ping_ms = 5_000, 50..=600_000;
     /// Failed starts in a row after which a model is given up.
     start_attempts = 5, 1..=1000;
+    /// Deaths of workers in a row, without a good answer between, that open the breaker of a model's bytes.
+    breaker_deaths = 5, 1..=1000;
+    /// Milliseconds that a death counts for the breaker.
+    breaker_window_ms = 60_000, 100..=3_600_000;
+    /// Milliseconds that an opened breaker rests the first time, and answers 503; each time after, twice as long.
+    breaker_rest_ms = 1_000, 10..=3_600_000;
+    /// Milliseconds that an opened breaker rests at most; never less than the first rest.
+    breaker_longest_ms = 10_000, 10..=3_600_000;
     /// Workers that the launcher starts for one model in a minute, whatever the front says.
     starts_per_minute = 60, 1..=100_000;
     /// Bytes of a model file.

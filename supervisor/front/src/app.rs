@@ -14,6 +14,8 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::admit::permit::Room;
+use crate::fleet::breaker::Rules;
+use crate::fleet::breakers::Breakers;
 use crate::fleet::handle::ModelHandle;
 use crate::fleet::launcher::{Catalogue, LaunchChannel, Launcher};
 use crate::fleet::supervise::{Terms, supervise};
@@ -108,9 +110,15 @@ async fn serve(_sealed: &FrontSealed, doors: Doors, catalogue: Catalogue, config
     let metrics = Metrics::new();
     let mut handles: BTreeMap<_, BTreeMap<_, _>> = BTreeMap::new();
     let queue = usize::try_from(limits.queue).unwrap_or(usize::MAX);
+    let breakers = Breakers::new(Rules {
+        deaths: u32::try_from(limits.breaker_deaths).unwrap_or(u32::MAX),
+        window: Duration::from_millis(limits.breaker_window_ms),
+        rest: Duration::from_millis(limits.breaker_rest_ms),
+        longest: Duration::from_millis(limits.breaker_longest_ms),
+    });
     for model in &catalogue.models {
         let (waived, code) = (catalogue.waived.clone(), config.model(&model.name).run_time_code);
-        let handle = ModelHandle::new(model.clone(), waived, code, queue, metrics.clone());
+        let handle = ModelHandle::new(model.clone(), waived, code, queue, breakers.clone(), metrics.clone());
         handles.entry(model.name.clone()).or_default().insert(model.version.clone(), handle);
     }
     let terms = Terms {

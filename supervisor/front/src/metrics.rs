@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use casemate_ipc::id::ModelId;
+use casemate_ipc::layer::{Layer, Reading};
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -40,6 +41,11 @@ struct Inner {
     worker_exits: Family<Exit, Counter>,
     log_dropped: Family<Model, Counter>,
     state: Family<InState, Gauge>,
+    violations: Family<Breach, Counter>,
+    refusals: Family<AtStep, Counter>,
+    opened: Family<Model, Counter>,
+    in_force: Family<OfLayer, Gauge>,
+    landlock: Family<Model, Gauge>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -67,6 +73,28 @@ struct InState {
     model: String,
     version: String,
     state: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Breach {
+    model: String,
+    version: String,
+    layer: &'static str,
+    cause: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct AtStep {
+    model: String,
+    version: String,
+    step: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfLayer {
+    model: String,
+    version: String,
+    layer: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -106,6 +134,21 @@ impl Metrics {
                 Family::default(),
             ),
             state: add(r, "model_state", "1 for the state that a model is in, 0 for the others", Family::default()),
+            violations: add(r, "violations", "What layers refused or ended, by layer and cause", Family::default()),
+            refusals: add(r, "model_refusals", "Models that their worker refused, by its step", Family::default()),
+            opened: add(r, "breaker_opened", "Times that deaths of workers opened the breaker", Family::default()),
+            in_force: add(
+                r,
+                "layer_in_force",
+                "1 for a layer of the serving worker's cage that the kernel confirms from outside, 0 for one it does not",
+                Family::default(),
+            ),
+            landlock: add(
+                r,
+                "landlock_abi",
+                "The Landlock version around the serving worker; 0 for none",
+                Family::default(),
+            ),
             registry,
         }))
     }
@@ -163,6 +206,39 @@ impl Metrics {
         self.0.worker_exits.get_or_create(&Exit { model, version, cause }).inc();
     }
 
+    /// A layer refused or ended something. Both are words of our own.
+    pub fn violated(&self, model: &ModelId, layer: &'static str, cause: &'static str) {
+        let Model { model, version } = Model::of(model);
+        self.0.violations.get_or_create(&Breach { model, version, layer, cause }).inc();
+    }
+
+    /// A worker refused its model at this step.
+    pub fn model_refused(&self, model: &ModelId, step: &'static str) {
+        let Model { model, version } = Model::of(model);
+        self.0.refusals.get_or_create(&AtStep { model, version, step }).inc();
+    }
+
+    /// Deaths of a model's workers opened its breaker.
+    pub fn breaker_opened(&self, model: &ModelId) {
+        self.0.opened.get_or_create(&Model::of(model)).inc();
+    }
+
+    /// A worker serves, in this cage.
+    pub fn caged(&self, model: &ModelId, cage: &[Reading], landlock_abi: Option<u32>) {
+        for reading in cage {
+            self.0.in_force.get_or_create_owned(&of_layer(model, reading.layer)).set(i64::from(reading.in_force));
+        }
+        self.0.landlock.get_or_create(&Model::of(model)).set(landlock_abi.map_or(0, i64::from));
+    }
+
+    /// It is gone; a layer of nobody is neither in force nor missing.
+    pub fn uncaged(&self, model: &ModelId) {
+        for layer in Layer::ALL {
+            self.0.in_force.remove(&of_layer(model, layer));
+        }
+        self.0.landlock.remove(&Model::of(model));
+    }
+
     /// A worker printed more than the log takes.
     pub fn log_dropped(&self, model: &ModelId, bytes: u64) {
         self.0.log_dropped.get_or_create(&Model::of(model)).inc_by(bytes);
@@ -206,6 +282,11 @@ impl Model {
     }
 }
 
+fn of_layer(model: &ModelId, layer: Layer) -> OfLayer {
+    let Model { model, version } = Model::of(model);
+    OfLayer { model, version, layer: layer.name() }
+}
+
 // === registering ===
 
 fn add<M: Metric + Clone>(registry: &mut Registry, name: &str, help: &str, metric: M) -> M {
@@ -225,7 +306,7 @@ fn bytes<M: Metric + Clone>(registry: &mut Registry, name: &str, help: &str, met
 }
 
 /// The words of [`State::name`].
-const STATES: [&str; 5] = ["starting", "ready", "backing-off", "failed", "draining"];
+const STATES: [&str; 6] = ["starting", "ready", "backing-off", "open", "failed", "draining"];
 /// From a tenth of a millisecond, a tiny model's run, to half a minute.
 const SECONDS: [f64; 17] =
     [0.0001, 0.000_25, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
@@ -251,6 +332,11 @@ mod tests {
         metrics.worker_started(&model);
         metrics.worker_ended(&model, "oom");
         metrics.log_dropped(&model, 5);
+        metrics.violated(&model, "seccomp", "syscall");
+        metrics.model_refused(&model, "verify");
+        metrics.breaker_opened(&model);
+        let reading = |layer, in_force| Reading { layer, in_force, evidence: String::new() };
+        metrics.caged(&model, &[reading(Layer::Seccomp, true), reading(Layer::OwnIdentity, false)], Some(7));
         metrics.model_state(&model, &State::Starting);
         metrics.model_state(&model, &State::Ready);
         let text = metrics.encode();
@@ -270,19 +356,29 @@ mod tests {
             format!("casemate_worker_starts_total{{{of}}} 1"),
             format!("casemate_worker_exits_total{{{of},cause=\"oom\"}} 1"),
             format!("casemate_worker_log_dropped_bytes_total{{{of}}} 5"),
+            format!("casemate_violations_total{{{of},layer=\"seccomp\",cause=\"syscall\"}} 1"),
+            format!("casemate_model_refusals_total{{{of},step=\"verify\"}} 1"),
+            format!("casemate_breaker_opened_total{{{of}}} 1"),
+            format!("casemate_layer_in_force{{{of},layer=\"seccomp\"}} 1"),
+            format!("casemate_layer_in_force{{{of},layer=\"own-identity\"}} 0"),
+            format!("casemate_landlock_abi{{{of}}} 7"),
             format!("casemate_model_state{{{of},state=\"ready\"}} 1"),
             format!("casemate_model_state{{{of},state=\"starting\"}} 0"),
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
         }
         assert_eq!(text.lines().filter(|l| l.starts_with("casemate_model_state{")).count(), STATES.len());
+        metrics.uncaged(&model);
+        assert!(!metrics.encode().contains("casemate_layer_in_force{"));
         drop(running);
         assert!(metrics.encode().contains("casemate_requests_in_flight 0"));
     }
 
     #[test]
     fn every_state_has_a_series() {
-        let all = [State::Starting, State::Ready, State::BackingOff, State::Failed(String::new()), State::Draining];
+        let text = String::new;
+        let (open, failed) = (State::Open(text()), State::Failed(text()));
+        let all = [State::Starting, State::Ready, State::BackingOff, open, failed, State::Draining];
         assert_eq!(all.map(|state| state.name()), STATES);
     }
 }

@@ -12,7 +12,7 @@ use crate::admit::head::Visitor;
 use crate::admit::permit::Room;
 use crate::admit::{body, head};
 use crate::fleet::handle::ModelHandle;
-use crate::fleet::supervise::{given_up, going_down};
+use crate::fleet::supervise::{breaker_open, given_up, going_down};
 use crate::fleet::tenure::late;
 use crate::metrics::Metrics;
 use crate::refusal::{Kind, Refusal};
@@ -77,10 +77,12 @@ impl Pipeline {
         self.house.models.values().flat_map(BTreeMap::values).map(|handle| handle.status()).collect()
     }
 
-    /// Whether every model that is not given up is serving, and the server is not going down.
+    /// Whether every model that is not given up or resting is serving, and the server is not going down. One model that
+    /// dies must not take its neighbours' traffic away.
     pub fn is_ready(&self) -> bool {
         let models = self.house.models.values().flat_map(BTreeMap::values);
-        !*self.house.stop.borrow() && models.map(|h| h.state()).all(|s| matches!(s, State::Ready | State::Failed(_)))
+        !*self.house.stop.borrow()
+            && models.map(|h| h.state()).all(|s| matches!(s, State::Ready | State::Failed(_) | State::Open(_)))
     }
 
     /// Most bytes of a body.
@@ -97,6 +99,7 @@ impl Pipeline {
         match handle.state() {
             State::Failed(_) => return Err(given_up()),
             State::Draining => return Err(going_down()),
+            State::Open(_) => return Err(breaker_open(handle.open_for().unwrap_or_default())),
             State::Starting | State::Ready | State::BackingOff => {}
         }
         let declared = handle.declared().ok_or_else(|| {

@@ -35,6 +35,8 @@ pub enum Kind {
     Busy,
     /// The model is not serving now: starting, stopping or given up.
     NotReady,
+    /// The model's bytes killed too many workers; nobody is asked for a while.
+    BreakerOpen,
     /// Its deadline passed.
     Deadline,
     /// The worker that had it died.
@@ -82,7 +84,7 @@ impl Refusal {
 
 impl Kind {
     /// Every kind, for tables and tests.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Invalid,
         Self::NotFound,
         Self::Method,
@@ -90,6 +92,7 @@ impl Kind {
         Self::TooSlow,
         Self::Busy,
         Self::NotReady,
+        Self::BreakerOpen,
         Self::Deadline,
         Self::WorkerDied,
         Self::ModelError,
@@ -108,6 +111,7 @@ impl Kind {
             Self::TooSlow => "too_slow",
             Self::Busy => "busy",
             Self::NotReady => "not_ready",
+            Self::BreakerOpen => "breaker_open",
             Self::Deadline => "deadline",
             Self::WorkerDied => "worker_died",
             Self::ModelError => "model_error",
@@ -122,7 +126,12 @@ impl Kind {
         match self {
             Self::Invalid | Self::NotFound | Self::Method | Self::TooLarge | Self::TooSlow => Fault::Client,
             Self::Busy | Self::NotReady => Fault::Load,
-            Self::Deadline | Self::WorkerDied | Self::ModelError | Self::ModelMemory | Self::BadOutput => Fault::Model,
+            Self::BreakerOpen
+            | Self::Deadline
+            | Self::WorkerDied
+            | Self::ModelError
+            | Self::ModelMemory
+            | Self::BadOutput => Fault::Model,
             Self::Internal => Fault::Server,
         }
     }

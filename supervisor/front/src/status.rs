@@ -1,11 +1,13 @@
 //! How a model is doing: what `/v2`, `/metrics` and the status route show. Written by `fleet`, read by everybody.
 
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use casemate_ipc::id::{ModelId, WorkerId};
 use casemate_ipc::launch::RunTimeCode;
 use casemate_ipc::layer::{Reading, Waiver};
-use casemate_ipc::work::Declared;
+use casemate_ipc::work::{Declared, Inside};
+use serde::Serialize;
 
 /// One served model.
 #[derive(Debug, Clone)]
@@ -26,6 +28,12 @@ pub struct ModelStatus {
     pub waived: Vec<Waiver>,
     /// Whether its workers may make machine code, as the operator's config says.
     pub run_time_code: RunTimeCode,
+    /// What was refused, or ended, since this front started.
+    pub violations: Violations,
+    /// The breaker of its bytes, once they are known.
+    pub breaker: Option<BreakerStatus>,
+    /// What its workers printed. Counts only: clients can read a status, and a model's text is for the operator.
+    pub output: OutputStatus,
 }
 
 /// Where a model is in its life.
@@ -37,6 +45,8 @@ pub enum State {
     Ready,
     /// The last worker died; the next one comes after a pause.
     BackingOff,
+    /// Its bytes killed too many workers: requests are answered at once, for a while, with the reason.
+    Open(String),
     /// Given up, with the reason.
     Failed(String),
     /// The server is going down.
@@ -50,10 +60,14 @@ pub struct WorkerStatus {
     pub worker: WorkerId,
     /// Its process id as the launcher sees it.
     pub pid: u32,
+    /// Its uid on the host, where it has one of its own.
+    pub uid: Option<u32>,
     /// Batches that it has been given.
     pub batches: u64,
     /// Its cage, as read from the kernel from outside; empty until read.
     pub cage: Vec<Reading>,
+    /// Its cage as it saw it from inside, before its model was loaded.
+    pub inside: Option<Inside>,
     /// From the request to start it until it was ready, in microseconds.
     pub ready_us: u64,
 }
@@ -71,6 +85,83 @@ pub struct LastExit {
     pub at: u64,
 }
 
+/// What was refused, or ended, for one model.
+#[derive(Debug, Clone, Default)]
+pub struct Violations {
+    /// How many, by guard and cause: words of our own.
+    pub counts: BTreeMap<(&'static str, &'static str), u64>,
+    /// The last of them, the newest at the end; at most [`Violations::KEPT`].
+    pub last: VecDeque<Seen>,
+}
+
+/// One of them. Arguments and addresses are in the log only.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Seen {
+    /// Seconds since the epoch.
+    pub at: u64,
+    /// What stopped it: a layer's name, `supervision` or `archive`.
+    pub layer: &'static str,
+    /// What it was.
+    pub cause: &'static str,
+    /// The worker.
+    pub worker: Option<WorkerId>,
+    /// Its process id.
+    pub pid: Option<u32>,
+    /// The system call's name and number, where it was one.
+    pub call: Option<(&'static str, i64)>,
+    /// Where it was called from: one of the worker's own files and an offset, or a word.
+    pub origin: Option<String>,
+}
+
+/// A breaker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct BreakerStatus {
+    /// What it says.
+    pub state: BreakerState,
+    /// Deaths in a row that count now.
+    pub deaths: u32,
+    /// Where it is open: until when, in seconds since the epoch.
+    pub until: Option<u64>,
+}
+
+/// What a breaker says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BreakerState {
+    /// Workers start and serve.
+    Closed,
+    /// None does, for a while.
+    Open,
+    /// They do, and the next death opens it again.
+    HalfOpen,
+}
+
+/// Counts of what workers printed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct OutputStatus {
+    /// Lines.
+    pub lines: u64,
+    /// Bytes.
+    pub bytes: u64,
+    /// Bytes of these that did not reach the log.
+    pub dropped: u64,
+}
+
+impl Violations {
+    /// As many are kept one by one.
+    pub const KEPT: usize = 8;
+
+    /// One more.
+    pub fn add(&mut self, seen: Seen) {
+        let count = self.counts.entry((seen.layer, seen.cause)).or_default();
+        *count = count.saturating_add(1);
+        if self.last.len() >= Self::KEPT {
+            self.last.pop_front();
+        }
+        self.last.push_back(seen);
+    }
+}
+
 impl State {
     /// The word in status and metrics.
     pub const fn name(&self) -> &'static str {
@@ -78,8 +169,27 @@ impl State {
             Self::Starting => "starting",
             Self::Ready => "ready",
             Self::BackingOff => "backing-off",
+            Self::Open(_) => "open",
             Self::Failed(_) => "failed",
             Self::Draining => "draining",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_violations_are_counted_and_the_last_few_kept() {
+        let mut violations = Violations::default();
+        for at in 0..100 {
+            let cause = if at % 2 == 0 { "syscall" } else { "abort" };
+            let (worker, pid, call, origin) = (None, None, None, None);
+            violations.add(Seen { at, layer: "seccomp", cause, worker, pid, call, origin });
+        }
+        assert_eq!(violations.counts, [(("seccomp", "abort"), 50), (("seccomp", "syscall"), 50)].into());
+        let kept: Vec<u64> = violations.last.iter().map(|seen| seen.at).collect();
+        assert_eq!(kept, (92..100).collect::<Vec<_>>());
     }
 }

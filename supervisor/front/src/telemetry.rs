@@ -28,9 +28,14 @@ pub fn init(form: Form, level: LevelFilter) {
 /// Text of a worker or a client, fit for a log: no control character, nothing that turns the reading direction or
 /// hides, and at most [`MAX_TEXT`] bytes. Each such character becomes its escape.
 pub fn escape(text: &str) -> String {
-    let mut safe = String::with_capacity(text.len().min(MAX_TEXT));
+    escape_to(text, MAX_TEXT)
+}
+
+/// The same, of at most `most` bytes, which must be more than a mark of a cut takes.
+pub fn escape_to(text: &str, most: usize) -> String {
+    let mut safe = String::with_capacity(text.len().min(most));
     for c in text.chars() {
-        if safe.len() + MAX_ESCAPE > MAX_TEXT {
+        if safe.len() + MAX_ESCAPE > most {
             safe.push('…');
             break;
         }

@@ -3,7 +3,7 @@
 //! Started as root or as an ordinary user, with one thread, it reads its config ([`owner`], [`models`]), tries out what the
 //! host can give ([`host`], [`trial`]), binds the public socket ([`listen`]), starts the front ([`front`]), and then answers the few
 //! requests that [`permit`] allows ([`monitor`]): it starts workers ([`workers`], [`spawn`], [`fork`], [`jail`]), tells how they end
-//! ([`trace`]), and reads their cages from outside ([`attest`]).
+//! ([`trace`], [`origin`]), and reads their cages from outside ([`attest`]).
 
 #![deny(unsafe_code)]
 
@@ -17,6 +17,7 @@ pub mod listen;
 pub mod log;
 pub mod models;
 pub mod monitor;
+pub mod origin;
 pub mod owner;
 pub mod permit;
 pub mod program;

@@ -21,6 +21,7 @@ use thiserror::Error;
 
 use crate::front::{Front, FrontPlan};
 use crate::log;
+use crate::origin::Images;
 use crate::permit::{Facts, Permits, Verdict};
 use crate::spawn::{Arenas, Spawner};
 use crate::sys::process::send_signal;
@@ -99,7 +100,7 @@ impl Monitor {
         let signals = SignalFd::with_flags(&heard, flags).map_err(fault("signalfd"))?;
         Ok(Self {
             signals,
-            tracer: Tracer::default(),
+            tracer: Tracer::new(Images::of(&spawner.library)),
             permits: Permits::new(config.limits.starts_per_minute),
             workers: Workers::new(&config, as_root),
             front: None,
@@ -137,7 +138,7 @@ impl Monitor {
         while let Some(ended) = self.tracer.next_ended() {
             if self.front.as_ref().is_some_and(|serving| serving.front.pid == ended.pid) {
                 // What it still had to say is of no interest: its workers go with it.
-                if self.front_ended(ended)? {
+                if self.front_ended(&ended)? {
                     return Ok(true);
                 }
             } else {
@@ -242,7 +243,7 @@ impl Monitor {
     }
 
     /// The front is gone; `true` if that was the end of the whole server.
-    fn front_ended(&mut self, ended: Ended) -> Result<bool, MonitorError> {
+    fn front_ended(&mut self, ended: &Ended) -> Result<bool, MonitorError> {
         let lived = self.front.take().map_or(Duration::ZERO, |serving| serving.front.born.elapsed());
         self.workers.kill_all();
         let in_order = ended.end == End::Code(0);

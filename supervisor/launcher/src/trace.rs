@@ -7,11 +7,12 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::fs;
 
-use casemate_ipc::launch::{Denied, ExitCause};
+use casemate_ipc::launch::{Caller, Denied, ExitCause};
 use nix::errno::Errno;
 use nix::unistd::Pid;
 
 use crate::log;
+use crate::origin::{self, Images};
 use crate::sys::process::{Changed, next_change};
 use crate::sys::ptrace::{self, Registers};
 
@@ -23,10 +24,12 @@ pub struct Tracer {
     threads: BTreeMap<Pid, Pid>,
     ended: VecDeque<Ended>,
     told: bool,
+    /// Files that a refused call's instruction may lie in, by name.
+    images: Images,
 }
 
 /// A child that is gone.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ended {
     /// Which process it was.
     pub pid: Pid,
@@ -60,7 +63,7 @@ pub struct OutOfMemory(Option<u64>);
 
 #[derive(Debug, Default)]
 struct Child {
-    refused: Option<Registers>,
+    refused: Option<Denied>,
     /// The fault that it was killed for.
     fault: Option<i32>,
 }
@@ -72,6 +75,11 @@ const FAULTS: [i32; 4] = [libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGIL
 // === impl Tracer ===
 
 impl Tracer {
+    /// Nobody yet.
+    pub fn new(images: Images) -> Self {
+        Self { images, ..Self::default() }
+    }
+
     /// Waits for the end of a child from now on.
     pub fn watch(&mut self, pid: Pid) {
         self.children.insert(pid, Child::default());
@@ -166,7 +174,14 @@ impl Tracer {
             && let Ok(registers) = ptrace::registers(tid)
             && registers.taken_back
         {
-            child.refused = Some(registers);
+            // The thread is held here, its memory still mapped: the one moment in which its maps can be read.
+            let caller = Caller {
+                thread: tid.as_raw().unsigned_abs(),
+                name: origin::thread_name(tid),
+                origin: self.images.origin(tid, registers.instruction),
+            };
+            let Registers { number, args, instruction, .. } = registers;
+            child.refused = Some(Denied { number, args, instruction, caller: Some(caller) });
         }
     }
 
@@ -179,8 +194,7 @@ impl Tracer {
             (End::Signal(libc::SIGKILL), Some(fault)) => End::Signal(fault),
             (end, _) => end,
         };
-        let denied = child.refused.map(|r| Denied { number: r.number, args: r.args, instruction: r.instruction });
-        self.ended.push_back(Ended { pid, end, denied });
+        self.ended.push_back(Ended { pid, end, denied: child.refused });
     }
 
     fn child_of(&mut self, tid: Pid) -> Option<Pid> {
@@ -205,10 +219,10 @@ fn main_thread(tid: Pid) -> Option<Pid> {
 impl Ended {
     /// Why a worker ended.
     pub fn cause(&self, around: Circumstances) -> ExitCause {
-        const UNREAD: Denied = Denied { number: -1, args: [0; 6], instruction: 0 };
+        const UNREAD: Denied = Denied { number: -1, args: [0; 6], instruction: 0, caller: None };
         match self.end {
             End::Code(code) => ExitCause::Exited(code),
-            End::Signal(libc::SIGSYS) => ExitCause::Syscall(self.denied.unwrap_or(UNREAD)),
+            End::Signal(libc::SIGSYS) => ExitCause::Syscall(self.denied.clone().unwrap_or(UNREAD)),
             End::Signal(libc::SIGKILL) if around.asked => ExitCause::Killed,
             End::Signal(libc::SIGKILL) if around.out_of_memory => ExitCause::OutOfMemory,
             End::Signal(signal) => ExitCause::Signal(signal),
@@ -237,14 +251,14 @@ mod tests {
 
     #[test]
     fn the_cause_is_told() {
-        let denied = Denied { number: 110, args: [1, 2, 3, 4, 5, 6], instruction: 7 };
+        let denied = Denied { number: 110, args: [1, 2, 3, 4, 5, 6], instruction: 7, caller: None };
         let ended = |end, denied| Ended { pid: Pid::from_raw(1), end, denied };
         let around = |asked, out_of_memory| Circumstances { asked, out_of_memory };
         let killed = ended(End::Signal(libc::SIGKILL), None);
         assert_eq!(killed.cause(around(true, true)), ExitCause::Killed);
         assert_eq!(killed.cause(around(false, true)), ExitCause::OutOfMemory);
         assert_eq!(killed.cause(around(false, false)), ExitCause::Signal(9));
-        let refused = ended(End::Signal(libc::SIGSYS), Some(denied));
+        let refused = ended(End::Signal(libc::SIGSYS), Some(denied.clone()));
         assert_eq!(refused.cause(around(true, true)), ExitCause::Syscall(denied));
         let unread = ended(End::Signal(libc::SIGSYS), None).cause(around(false, false));
         assert!(matches!(unread, ExitCause::Syscall(Denied { number: -1, .. })));

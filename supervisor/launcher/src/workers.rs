@@ -136,7 +136,7 @@ impl Workers {
             [("worker", &worker), ("model", model), ("pid", &pid), ("uid", &uid), ("us", &spawn_us)];
         log::info("worker-started", &fields);
         let pid = pid.as_raw().unsigned_abs();
-        let reply = LaunchReply::Started { model: model.clone(), worker, pid, spawn_us };
+        let reply = LaunchReply::Started { model: model.clone(), worker, pid, uid: identity.own(), spawn_us };
         Answer { reply, descriptors: vec![channel, log] }
     }
 }

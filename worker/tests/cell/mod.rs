@@ -252,7 +252,7 @@ impl Cell {
 
     pub(crate) fn verified(&mut self) -> Declared {
         match self.hear() {
-            FromWorker::Verified { declared } => declared,
+            FromWorker::Verified { declared, .. } => declared,
             other => panic!("{other:?}\n{}", self.log()),
         }
     }

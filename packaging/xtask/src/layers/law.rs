@@ -156,6 +156,8 @@ pub(super) const PLACES: &[PlaceLaw] = &[
         ],
         why: "a protocol sees the pipeline and the vocabulary: not batch, not fleet, not another protocol",
     },
+    PlaceLaw { except: &["supervisor/front/src/fleet/breaker/tests"], ..pure("supervisor/front/src/fleet/breaker") },
+    pure("supervisor/front/src/fleet/cage"),
     pure("supervisor/front/src/fleet/lifecycle"),
     PlaceLaw { except: &["supervisor/front/src/batch/plan/tests"], ..pure("supervisor/front/src/batch/plan") },
     pure("ipc/src/frame"),

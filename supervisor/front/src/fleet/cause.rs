@@ -1,10 +1,11 @@
 //! Why a worker is gone, for the operator: a stable word for metrics, and a sentence with the system call by name.
 
-use casemate_ipc::launch::{Denied, ExitCause, exit_code};
+use casemate_ipc::launch::{ExitCause, exit_code};
+use casemate_ipc::layer::Layer;
 use casemate_ipc::work::Step;
 use nix::sys::signal::Signal;
-use syscalls::Sysno;
 
+use super::violation::{Call, Guard, Violation};
 use crate::telemetry;
 
 /// How one worker's time ended.
@@ -14,6 +15,8 @@ pub struct Cause {
     pub word: &'static str,
     /// The whole story, safe to print.
     pub detail: String,
+    /// What was refused or ended, if something was; not every end is one.
+    pub violation: Option<Violation>,
 }
 
 impl Cause {
@@ -24,56 +27,90 @@ impl Cause {
     /// As the launcher saw it.
     pub fn from_exit(exit: ExitCause) -> Self {
         match exit {
-            ExitCause::Exited(code) => Self { word: "exit", detail: format!("exited with code {code}{}", step(code)) },
-            ExitCause::Killed => Self { word: "stopped", detail: "killed by this server".to_owned() },
-            ExitCause::Signal(number) => Self { word: "signal", detail: format!("died of {}", signal(number)) },
-            ExitCause::Syscall(denied) => Self { word: "syscall", detail: syscall(denied) },
-            ExitCause::OutOfMemory => {
-                Self { word: "oom", detail: "killed by the kernel for want of memory".to_owned() }
+            ExitCause::Exited(code) => Self::plain("exit", format!("exited with code {code}{}", step(code))),
+            ExitCause::Killed => Self::plain("stopped", "killed by this server".to_owned()),
+            ExitCause::Signal(number) => {
+                let detail = format!("died of {}", signal(number));
+                Self { word: "signal", detail, violation: limit(number) }
             }
+            ExitCause::Syscall(denied) => {
+                let violation = Violation::syscall(denied);
+                let detail = violation.call.as_deref().map(syscall).unwrap_or_default();
+                Self { word: "syscall", detail, violation: Some(violation) }
+            }
+            ExitCause::OutOfMemory => Self {
+                word: "oom",
+                detail: "killed by the kernel for want of memory".to_owned(),
+                violation: Some(Violation::of(Guard::Layer(Layer::ResourceLimits), "oom")),
+            },
         }
+    }
+
+    /// Whether the model may have done it: such deaths count for its breaker. Not what this server did or refused.
+    pub fn is_the_models(&self) -> bool {
+        matches!(self.word, "oom" | "syscall" | "signal" | "exit" | "deadline" | "protocol")
     }
 
     /// The worker refused its model. Its text goes to the log and the status only, escaped.
     pub fn refused(at: Step, detail: &str) -> Self {
         let detail = format!("refused at the step {:?}: {}", at.name(), telemetry::escape(detail));
-        Self { word: "refused", detail }
+        // What stands before the loader; what the loader itself refuses is a broken model, not an attempt.
+        let violation = match at.name() {
+            word @ ("verify" | "gate") => Some(Violation::of(Guard::Archive, word)),
+            _ => None,
+        };
+        Self { word: "refused", detail, violation }
     }
 
     /// The launcher would not start it.
     pub fn spawn(reason: &str) -> Self {
-        Self { word: "spawn", detail: format!("not started: {}", telemetry::escape(reason)) }
+        Self::plain("spawn", format!("not started: {}", telemetry::escape(reason)))
     }
 
     /// It did not answer in time and was killed.
     pub fn deadline(what: &str) -> Self {
-        Self { word: "deadline", detail: format!("killed: {what}") }
+        let violation = Some(Violation::of(Guard::Supervision, "deadline"));
+        Self { word: "deadline", detail: format!("killed: {what}"), violation }
     }
 
     /// The kernel does not confirm a layer of its cage, so it was killed before it served.
-    pub fn cage(what: &str) -> Self {
-        Self { word: "cage", detail: format!("killed before it served: {}", telemetry::escape(what)) }
+    pub fn cage(layer: Layer, what: &str) -> Self {
+        let detail = format!("killed before it served: {layer} {}", telemetry::escape(what));
+        Self { word: "cage", detail, violation: Some(Violation::of(Guard::Layer(layer), "cage")) }
     }
 
     /// It broke the protocol and was killed.
     pub fn protocol(what: &str) -> Self {
-        Self { word: "protocol", detail: format!("killed: it broke the protocol: {what}") }
+        let violation = Some(Violation::of(Guard::Supervision, "protocol"));
+        Self { word: "protocol", detail: format!("killed: it broke the protocol: {what}"), violation }
+    }
+
+    fn plain(word: &'static str, detail: String) -> Self {
+        Self { word, detail, violation: None }
     }
 }
 
-fn syscall(denied: Denied) -> String {
-    let Denied { number, args, instruction } = denied;
-    let Ok(plain) = usize::try_from(number) else {
+fn syscall(call: &Call) -> String {
+    if call.number < 0 {
         return "died of a refused system call that could not be read (no ptrace on this host)".to_owned();
-    };
-    // Bit 30 is the x32 interface of x86-64: the same numbers, another door.
-    let name = Sysno::new(plain).map_or("unknown", |call| call.name());
-    // A C library aborts by sending itself SIGABRT; the filter stops that too, and this is what it looks like.
-    if name == "tgkill" && args.get(2) == Some(&6) {
+    }
+    if call.is_abort() {
         return "aborted (its own abort() was refused as tgkill)".to_owned();
     }
-    let args: Vec<String> = args.iter().map(|a| format!("{a:#x}")).collect();
-    format!("killed by the system call filter: {name} ({number}), arguments {}, at {instruction:#x}", args.join(" "))
+    let Call { name, number, instruction, caller, .. } = call;
+    let origin = caller.as_ref().map(|caller| format!(" in {}", caller.origin)).unwrap_or_default();
+    let args = call.arguments();
+    format!("killed by the system call filter: {name} ({number}), arguments {args}, at {instruction:#x}{origin}")
+}
+
+/// Signals by which the kernel itself holds a limit.
+fn limit(signal: i32) -> Option<Violation> {
+    let cause = match Signal::try_from(signal).ok()? {
+        Signal::SIGXCPU => "cpu-time",
+        Signal::SIGXFSZ => "file-size",
+        _ => return None,
+    };
+    Some(Violation::of(Guard::Layer(Layer::ResourceLimits), cause))
 }
 
 fn signal(number: i32) -> String {
@@ -96,18 +133,43 @@ fn step(code: i32) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use casemate_ipc::launch::Denied;
+    use syscalls::Sysno;
+
     use super::*;
 
     #[test]
     fn a_refused_call_is_told_by_name_and_number() {
         let number = Sysno::openat.id() as i64;
-        let denied = Denied { number, args: [1, 2, 3, 4, 5, 6], instruction: 0xabc };
-        let cause = Cause::from_exit(ExitCause::Syscall(denied));
+        let denied = Denied { number, args: [1, 2, 3, 4, 5, 6], instruction: 0xabc, caller: None };
+        let cause = Cause::from_exit(ExitCause::Syscall(denied.clone()));
         assert!(cause.detail.contains(&format!("openat ({number})")), "{}", cause.detail);
         assert!(cause.detail.contains("0xabc"));
         let unread = Cause::from_exit(ExitCause::Syscall(Denied { number: -1, ..denied }));
         assert!(unread.detail.contains("could not be read"));
         assert!(Cause::from_exit(ExitCause::Signal(11)).detail.contains("SIGSEGV (11)"));
         assert!(Cause::WORDS.contains(&cause.word));
+    }
+
+    #[test]
+    fn what_was_refused_is_a_violation_and_a_crash_is_none() {
+        let guard = |cause: Cause| cause.violation.map(|v| (v.guard.name(), v.cause));
+        assert_eq!(guard(Cause::from_exit(ExitCause::Signal(11))), None);
+        assert_eq!(guard(Cause::from_exit(ExitCause::Signal(25))), Some(("resource-limits", "file-size")));
+        assert_eq!(guard(Cause::from_exit(ExitCause::OutOfMemory)), Some(("resource-limits", "oom")));
+        assert_eq!(guard(Cause::from_exit(ExitCause::Killed)), None);
+        assert_eq!(guard(Cause::deadline("late")), Some(("supervision", "deadline")));
+        assert_eq!(guard(Cause::protocol("lie")), Some(("supervision", "protocol")));
+        assert_eq!(guard(Cause::cage(Layer::Landlock, "is off")), Some(("landlock", "cage")));
+        assert_eq!(guard(Cause::refused(Step::Verify, "digest")), Some(("archive", "verify")));
+        assert_eq!(guard(Cause::refused(Step::Load, "no model")), None);
+    }
+
+    #[test]
+    fn what_this_server_does_is_not_the_models_doing() {
+        let of = |exit| Cause::from_exit(exit).is_the_models();
+        assert!(of(ExitCause::Signal(11)) && of(ExitCause::OutOfMemory) && of(ExitCause::Exited(3)));
+        assert!(!of(ExitCause::Killed) && !Cause::spawn("no").is_the_models());
+        assert!(!Cause::refused(Step::Load, "no model").is_the_models());
     }
 }

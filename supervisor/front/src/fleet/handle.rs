@@ -1,17 +1,21 @@
 //! One served model as the rest of the front sees it: its queue, its declaration, its status.
 
-use std::sync::{Arc, RwLock};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use casemate_ipc::id::{ModelId, WorkerId};
 use casemate_ipc::launch::RunTimeCode;
 use casemate_ipc::layer::{Reading, Waiver};
-use casemate_ipc::work::Declared;
+use casemate_ipc::work::{Declared, Inside, Step};
 
+use super::breaker::Opened;
+use super::breakers::{Breakers, SharedBreaker};
 use super::cause::Cause;
+use super::printed::Printed;
+use super::violation::{Call, Violation};
 use crate::batch::queue::Queue;
 use crate::metrics::Metrics;
-use crate::status::{LastExit, ModelStatus, State, WorkerStatus};
+use crate::status::{LastExit, ModelStatus, OutputStatus, Seen, State, Violations, WorkerStatus};
 
 /// One served model. Written by its supervisor alone.
 #[derive(Debug)]
@@ -21,6 +25,10 @@ pub struct ModelHandle {
     /// Requests that wait for it.
     pub queue: Queue,
     status: RwLock<ModelStatus>,
+    printed: Mutex<Printed>,
+    breakers: Breakers,
+    /// That of its bytes, once a worker has said which they are.
+    breaker: RwLock<Option<SharedBreaker>>,
     metrics: Metrics,
 }
 
@@ -31,6 +39,7 @@ impl ModelHandle {
         waived: Vec<Waiver>,
         run_time_code: RunTimeCode,
         queue: usize,
+        breakers: Breakers,
         metrics: Metrics,
     ) -> Arc<Self> {
         let status = ModelStatus {
@@ -42,19 +51,43 @@ impl ModelHandle {
             last_exit: None,
             waived,
             run_time_code,
+            violations: Violations::default(),
+            breaker: None,
+            output: OutputStatus::default(),
         };
         metrics.model_state(&model, &State::Starting);
-        Arc::new(Self { model, queue: Queue::new(queue), status: RwLock::new(status), metrics })
+        Arc::new(Self {
+            model,
+            queue: Queue::new(queue),
+            status: RwLock::new(status),
+            printed: Mutex::default(),
+            breakers,
+            breaker: RwLock::new(None),
+            metrics,
+        })
     }
 
     /// Its status now.
     pub fn status(&self) -> ModelStatus {
-        self.read(Clone::clone)
+        let breaker = self.breaker().map(|breaker| breaker.status());
+        let (state, output) = (self.state(), self.lock_printed().counts());
+        ModelStatus { state, breaker, output, ..self.read(Clone::clone) }
     }
 
-    /// Where it is in its life.
+    /// Where it is in its life. Another model of the same bytes can have opened the breaker of both.
     pub fn state(&self) -> State {
-        self.read(|s| s.state.clone())
+        let state = self.read(|s| s.state.clone());
+        match state {
+            State::Starting | State::Ready | State::BackingOff if self.open_for().is_some() => {
+                State::Open("workers of the same bytes keep dying".to_owned())
+            }
+            state => state,
+        }
+    }
+
+    /// How long its breaker is still open; nothing where it is not.
+    pub fn open_for(&self) -> Option<Duration> {
+        self.breaker().and_then(|breaker| breaker.open_for())
     }
 
     /// Its declaration, once a worker has verified it.
@@ -67,23 +100,28 @@ impl ModelHandle {
         self.write(|s| s.state = state);
     }
 
-    pub(super) fn started(&self, worker: WorkerId, pid: u32) {
+    pub(super) fn started(&self, worker: WorkerId, pid: u32, uid: Option<u32>) {
         self.metrics.worker_started(&self.model);
+        self.lock_printed().begin();
         self.write(|s| {
             s.starts += 1;
-            s.worker = Some(WorkerStatus { worker, pid, batches: 0, cage: Vec::new(), ready_us: 0 });
+            s.worker = Some(WorkerStatus { worker, pid, uid, batches: 0, cage: Vec::new(), inside: None, ready_us: 0 });
         });
     }
 
     pub(super) fn verified(&self, declared: Arc<Declared>) {
+        let breaker = self.breakers.of(declared.sha256);
+        *self.breaker.write().unwrap_or_else(PoisonError::into_inner) = Some(breaker);
         self.write(|s| s.declared = Some(declared));
     }
 
-    pub(super) fn ready(&self, ready_us: u64, cage: Vec<Reading>) {
+    pub(super) fn ready(&self, ready_us: u64, cage: Vec<Reading>, inside: Inside) {
+        self.metrics.caged(&self.model, &cage, inside.landlock_abi);
         self.write(|s| {
             if let Some(worker) = &mut s.worker {
                 worker.ready_us = ready_us;
                 worker.cage = cage;
+                worker.inside = Some(inside);
             }
         });
         self.enter(State::Ready);
@@ -97,20 +135,102 @@ impl ModelHandle {
         });
     }
 
-    pub(super) fn ended(&self, cause: &Cause) {
+    /// A good answer: the model does more than die.
+    pub(super) fn answered(&self) {
+        if let Some(breaker) = self.breaker() {
+            breaker.answered();
+        }
+    }
+
+    /// Its worker refused it.
+    pub(super) fn refused(&self, step: Step) {
+        self.metrics.model_refused(&self.model, step.name());
+    }
+
+    /// Something of its worker's was refused or ended: one event in the log, one number more, one record in the status.
+    pub(super) fn violated(&self, violation: &Violation, detail: &str) {
+        let Violation { guard, cause, call } = violation;
+        let layer = guard.name();
+        let worker = self.read(|s| s.worker.as_ref().map(|w| (w.worker, w.pid, w.uid)));
+        let caller = call.as_ref().and_then(|call| call.caller.as_ref());
+        tracing::warn!(
+            event = "violation",
+            model = %self.model.name,
+            version = %self.model.version,
+            layer,
+            cause,
+            worker = worker.map(|(id, ..)| id.0),
+            pid = worker.map(|(_, pid, _)| pid),
+            uid = worker.and_then(|(.., uid)| uid),
+            call = call.as_ref().map(|call| call.name),
+            number = call.as_ref().map(|call| call.number),
+            args = call.as_deref().map(Call::arguments),
+            instruction = call.as_ref().map(|call| format!("{:#x}", call.instruction)),
+            origin = caller.map(|caller| caller.origin.as_str()),
+            thread = caller.map(|caller| caller.thread),
+            thread_name = caller.map(|caller| caller.name.as_str()),
+            detail,
+            "a layer held"
+        );
+        self.metrics.violated(&self.model, layer, cause);
+        let seen = Seen {
+            at: now(),
+            layer,
+            cause,
+            worker: worker.map(|(id, ..)| id),
+            pid: worker.map(|(_, pid, _)| pid),
+            call: call.as_ref().map(|call| (call.name, call.number)),
+            origin: caller.map(|caller| caller.origin.clone()),
+        };
+        self.write(|s| s.violations.add(seen));
+    }
+
+    /// Its worker printed this; so many bytes of it did not reach the log.
+    pub(super) fn printed(&self, bytes: &[u8], dropped: u64) {
+        self.lock_printed().take(bytes, dropped);
+    }
+
+    /// The last lines that its worker printed, safe to print.
+    pub(super) fn output_tail(&self) -> String {
+        self.lock_printed().tail()
+    }
+
+    /// A worker of the model ended; says so if that opened the breaker.
+    pub(super) fn ended(&self, cause: &Cause) -> Option<Opened> {
+        if let Some(violation) = &cause.violation {
+            self.violated(violation, &cause.detail);
+        }
         self.metrics.worker_ended(&self.model, cause.word);
-        let at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+        self.metrics.uncaged(&self.model);
+        let at = now();
         self.write(|s| {
             let worker = s.worker.take().map(|w| w.worker);
             s.last_exit = Some(LastExit { worker, cause: cause.word, detail: cause.detail.clone(), at });
         });
+        let opened = self.breaker().filter(|_| cause.is_the_models()).and_then(|breaker| breaker.died());
+        if opened.is_some() {
+            self.metrics.breaker_opened(&self.model);
+        }
+        opened
+    }
+
+    fn breaker(&self) -> Option<SharedBreaker> {
+        self.breaker.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn lock_printed(&self) -> MutexGuard<'_, Printed> {
+        self.printed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn read<T>(&self, look: impl FnOnce(&ModelStatus) -> T) -> T {
-        look(&self.status.read().unwrap_or_else(std::sync::PoisonError::into_inner))
+        look(&self.status.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn write(&self, change: impl FnOnce(&mut ModelStatus)) {
-        change(&mut self.status.write().unwrap_or_else(std::sync::PoisonError::into_inner));
+        change(&mut self.status.write().unwrap_or_else(PoisonError::into_inner));
     }
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }

@@ -41,6 +41,8 @@ pub struct Started {
     pub worker: WorkerId,
     /// Its process id as the launcher sees it.
     pub pid: u32,
+    /// Its uid on the host, where it has one of its own.
+    pub uid: Option<u32>,
     /// The front's end of its channel.
     pub channel: OwnedFd,
     /// What it prints.
@@ -102,7 +104,7 @@ impl Exit {
             self.cause = coming.await.ok();
             self.coming = None;
         }
-        self.cause
+        self.cause.clone()
     }
 }
 
@@ -176,7 +178,7 @@ impl Launcher {
     fn deliver(&self, reply: LaunchReply, fds: Vec<OwnedFd>) {
         let mut waiting = self.waiting();
         match reply {
-            LaunchReply::Started { model, worker, pid, spawn_us: _ } => {
+            LaunchReply::Started { model, worker, pid, uid, spawn_us: _ } => {
                 let asked = waiting.starts.remove(&model);
                 let Ok([channel, output]) = <[OwnedFd; 2]>::try_from(fds) else {
                     tracing::error!(%model, %worker, "the launcher sent a worker without its two descriptors");
@@ -187,7 +189,7 @@ impl Launcher {
                 waiting.exits.insert(worker, sender);
                 // Nobody there any more: the worker sees its channel close and ends.
                 if let Some(asked) = asked {
-                    let _ = asked.send(Ok(Started { worker, pid, channel, output, exit }));
+                    let _ = asked.send(Ok(Started { worker, pid, uid, channel, output, exit }));
                 }
             }
             LaunchReply::Refused { model, reason, retry } => {

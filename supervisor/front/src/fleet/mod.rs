@@ -1,5 +1,9 @@
 //! The workers: asked for ([`launcher`]), spoken with ([`link`]), not believed ([`sanitise`]), replaced ([`supervise`]).
+//! What they try is seen ([`violation`]), and bytes that keep killing them rest for a while ([`breaker`]).
 
+pub mod breaker;
+pub mod breakers;
+pub mod cage;
 pub mod cause;
 pub mod flight;
 pub mod handle;
@@ -7,8 +11,10 @@ pub mod launcher;
 pub mod lifecycle;
 pub mod link;
 pub mod output;
+pub mod printed;
 #[expect(unsafe_code, reason = "tokio's registration asks for a promise about the descriptor")]
 mod registered;
 pub mod sanitise;
 pub mod supervise;
 pub mod tenure;
+pub mod violation;

@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use super::cage;
 use super::cause::Cause;
 use super::handle::ModelHandle;
 use super::launcher::{LaunchError, Launcher, Started};
@@ -55,6 +56,10 @@ pub async fn supervise(
             handle.queue.refuse_all(&going_down());
             return;
         }
+        if handle.open_for().is_some() {
+            rest(&handle, "workers of the same bytes keep dying", &mut stop).await;
+            continue;
+        }
         handle.enter(State::Starting);
         let ended = one(&handle, &launcher, &terms, &metrics, &mut life, &mut stop).await;
         let (end, cause) = match ended {
@@ -66,8 +71,9 @@ pub async fn supervise(
             }
             Ended::By(end, cause) => (end, cause),
         };
-        handle.ended(&cause);
-        tracing::warn!(model = %handle.model, cause = cause.word, detail = cause.detail, "worker ended");
+        let opened = handle.ended(&cause);
+        let output_tail = handle.output_tail();
+        tracing::warn!(model = %handle.model, cause = cause.word, detail = cause.detail, output_tail, "worker ended");
         match life.ended(end) {
             lifecycle::Next::GiveUp => {
                 tracing::error!(model = %handle.model, detail = cause.detail, "model given up");
@@ -76,6 +82,10 @@ pub async fn supervise(
                 let _ = stop.wait_for(|stop| *stop).await;
                 return;
             }
+            lifecycle::Next::After(_) if opened.is_some() => {
+                let deaths = opened.map_or(0, |opened| opened.deaths);
+                rest(&handle, &format!("deaths of workers: {deaths}; the last cause: {}", cause.word), &mut stop).await;
+            }
             lifecycle::Next::After(pause) if pause.is_zero() => {}
             lifecycle::Next::After(pause) => {
                 handle.enter(State::BackingOff);
@@ -83,6 +93,17 @@ pub async fn supervise(
             }
         }
     }
+}
+
+/// Waits while the model's breaker is open. Nobody waits with it: who asks is answered at once.
+async fn rest(handle: &ModelHandle, why: &str, stop: &mut watch::Receiver<bool>) {
+    let Some(left) = handle.open_for() else { return };
+    let rest_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
+    let (model, version) = (&handle.model.name, &handle.model.version);
+    tracing::error!(event = "breaker_open", %model, %version, rest_ms, why, "resting");
+    handle.enter(State::Open(why.to_owned()));
+    handle.queue.refuse_all(&breaker_open(left));
+    let _ = timeout(left, stop.wait_for(|stop| *stop)).await;
 }
 
 enum Ended {
@@ -107,27 +128,34 @@ async fn one(
     let mut served = false;
     let end = match tenure.begin(terms.load).await {
         Err(end) => end,
-        Ok(()) => {
+        Ok(inside) => {
             let cage = launcher.attest(worker).await;
             // Without it the model would be served by a worker of which nobody has seen the cage.
             let naked = cage.iter().find(|r| !r.in_force && !waived(handle, r.layer));
             match naked {
                 Some(Reading { layer, evidence, .. }) => {
-                    End::Lost(Cause::cage(&format!("{layer} is not in force: {evidence}")))
+                    End::Lost(Cause::cage(*layer, &format!("is not in force: {evidence}")))
                 }
                 None if cage.is_empty() => End::Lost(Cause::protocol("it was gone before its cage could be read")),
+                None if let Some(layer) = cage::disagreement(&cage, &inside, |layer| waived(handle, layer)) => {
+                    End::Lost(Cause::cage(layer, "is in force as read from outside, and is not as the worker saw it"))
+                }
                 None => {
                     served = true;
                     life.ready();
                     let ready_us = u64::try_from(asked.elapsed().as_micros()).unwrap_or(u64::MAX);
-                    handle.ready(ready_us, cage);
-                    tenure.serve(stop, || life.answered()).await
+                    handle.ready(ready_us, cage, inside);
+                    let answered = || {
+                        life.answered();
+                        handle.answered();
+                    };
+                    tenure.serve(stop, answered).await
                 }
             }
         }
     };
     let ended = match end {
-        End::Drained => Ended::Drained,
+        End::Drained => return Ended::Drained,
         End::Hopeless(cause) => {
             bury(launcher, worker, &mut tenure).await;
             Ended::By(lifecycle::End::Hopeless, cause)
@@ -163,10 +191,10 @@ async fn appoint(
         };
         Ended::By(end, Cause::spawn(&error.to_string()))
     })?;
-    let Started { worker, pid, channel, output, exit } = started;
-    handle.started(worker, pid);
+    let Started { worker, pid, uid, channel, output, exit } = started;
+    handle.started(worker, pid, uid);
     let limit = terms.log_bytes_per_second;
-    let printing = tokio::spawn(output::drain(output, handle.model.clone(), worker, limit, metrics.clone()));
+    let printing = tokio::spawn(output::drain(output, Arc::clone(handle), worker, limit, metrics.clone()));
     let link = Link::new(Channel::new(channel), requests, responses).map_err(|e| stillborn(e.to_string()))?;
     let Geometry { slots, slot_bytes } = terms.requests;
     let (handle, metrics) = (Arc::clone(handle), metrics.clone());
@@ -199,4 +227,10 @@ pub fn going_down() -> Refusal {
 /// The answer for a model that was given up.
 pub fn given_up() -> Refusal {
     Refusal::new(Kind::NotReady, "the model could not be started and was given up; its status says why")
+}
+
+/// The answer while a model's breaker is open.
+pub fn breaker_open(left: Duration) -> Refusal {
+    let message = "the model's workers keep dying, so it rests for a while (breaker_open); come again";
+    Refusal::new(Kind::BreakerOpen, message).retry_after(left)
 }

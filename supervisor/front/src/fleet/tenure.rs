@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use casemate_ipc::id::BatchId;
-use casemate_ipc::work::{Declared, Failure, FromWorker, Placed, ToWorker};
+use casemate_ipc::work::{Declared, Failure, FromWorker, Inside, Placed, ToWorker};
 use tokio::sync::watch;
 use tokio::time::{sleep_until, timeout};
 
@@ -14,6 +14,7 @@ use super::handle::ModelHandle;
 use super::launcher::Exit;
 use super::link::{Link, LinkError};
 use super::sanitise::{self, Unbelieved};
+use super::violation::Violation;
 use crate::batch::job::Job;
 use crate::batch::plan::Rule;
 use crate::batch::queue::Next;
@@ -53,11 +54,11 @@ pub enum End {
 }
 
 impl Tenure {
-    /// Waits until the worker serves. `load` is how long it may take.
-    pub async fn begin(&mut self, load: Duration) -> Result<(), End> {
+    /// Waits until the worker serves, and says what it saw of its cage. `load` is how long it may take.
+    pub async fn begin(&mut self, load: Duration) -> Result<Inside, End> {
         let handshake = async {
-            let declared = match self.next().await? {
-                FromWorker::Verified { declared } => declared,
+            let (declared, inside) = match self.next().await? {
+                FromWorker::Verified { declared, inside } => (declared, inside),
                 other => return Err(out_of_turn(&other)),
             };
             sanitise::check_declared(&declared).map_err(|e| End::Lost(Cause::protocol(&e)))?;
@@ -65,7 +66,7 @@ impl Tenure {
             match self.next().await? {
                 FromWorker::Ready { load_us } => {
                     tracing::info!(model = %self.handle.model, load_us, "model loaded");
-                    Ok(())
+                    Ok(inside)
                 }
                 other => Err(out_of_turn(&other)),
             }
@@ -209,6 +210,10 @@ impl Tenure {
                 let Some(running) = flight.land(batch) else {
                     return Some(wrong_batch(batch));
                 };
+                if failure == Failure::Memory {
+                    self.handle
+                        .violated(&Violation::memory(), "an allocation beyond the limit was refused; it goes on");
+                }
                 self.fail(running, &refusal(failure));
                 answered();
                 None
@@ -277,6 +282,7 @@ impl Tenure {
     async fn next(&mut self) -> Result<FromWorker, End> {
         match self.link.receive().await {
             Ok(FromWorker::Refused { step, detail }) => {
+                self.handle.refused(step);
                 let cause = Cause::refused(step, &detail);
                 Err(if step.is_final() { End::Hopeless(cause) } else { End::Lost(cause) })
             }

@@ -91,6 +91,10 @@ impl From<&Limits> for Paces {
             model_bytes: _,
             worker_memory_mib: _,
             threads: _,
+            breaker_deaths: _,
+            breaker_window_ms: _,
+            breaker_rest_ms: _,
+            breaker_longest_ms: _,
             log_bytes_per_second: _,
         } = *limits;
         let count = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);

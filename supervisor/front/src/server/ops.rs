@@ -10,7 +10,7 @@ use axum::routing::get;
 use casemate_ipc::id::{ModelName, Version, WorkerId};
 use casemate_ipc::launch::RunTimeCode;
 use casemate_ipc::layer::{Reading, Waiver};
-use casemate_ipc::work::Declared;
+use casemate_ipc::work::{Declared, Inside};
 use serde::Serialize;
 use serde_json::json;
 
@@ -18,7 +18,9 @@ use crate::protocol::answer::{json, with_type};
 use crate::protocol::intake::Intake;
 use crate::protocol::oip::Target;
 use crate::refusal::Refusal;
-use crate::status::{LastExit, ModelStatus, State as ModelState, WorkerStatus};
+use crate::status::{
+    BreakerStatus, LastExit, ModelStatus, OutputStatus, Seen, State as ModelState, Violations, WorkerStatus,
+};
 
 /// Every route here.
 pub fn router() -> Router<Intake> {
@@ -68,7 +70,7 @@ struct Report<'a> {
     name: &'a ModelName,
     version: &'a Version,
     state: &'static str,
-    /// Why it was given up, where it was.
+    /// Why it was given up or rests, where it is.
     reason: Option<&'a str>,
     starts: u64,
     last_exit: Option<ExitReport<'a>>,
@@ -77,7 +79,25 @@ struct Report<'a> {
     waived: &'a [Waiver],
     /// Whether its workers may make machine code, and so which last filter they are under.
     run_time_code: RunTimeCode,
+    violations: ViolationsReport<'a>,
+    breaker: Option<BreakerStatus>,
+    /// Counts only: what a model printed stays in the log, clients can read this.
+    output: OutputStatus,
     declared: Option<DeclaredReport<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+struct ViolationsReport<'a> {
+    total: u64,
+    counts: Vec<Count>,
+    last: Vec<&'a Seen>,
+}
+
+#[derive(Debug, Serialize)]
+struct Count {
+    layer: &'static str,
+    cause: &'static str,
+    count: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -92,9 +112,13 @@ struct ExitReport<'a> {
 struct WorkerReport<'a> {
     id: WorkerId,
     pid: u32,
+    uid: Option<u32>,
     batches: u64,
     ready_us: u64,
+    /// As the kernel shows it from outside.
     cage: &'a [Reading],
+    /// As the worker saw it, before its model was loaded.
+    inside: Option<&'a Inside>,
 }
 
 #[derive(Debug, Serialize)]
@@ -109,12 +133,16 @@ struct DeclaredReport<'a> {
 }
 
 fn report(status: &ModelStatus) -> Report<'_> {
-    let ModelStatus { model, state, declared, worker, starts, last_exit, waived, run_time_code } = status;
+    let ModelStatus { model, state, declared, worker, starts, last_exit, waived, run_time_code, .. } = status;
+    let ModelStatus { violations, breaker, output, .. } = status;
     Report {
         name: &model.name,
         version: &model.version,
         state: state.name(),
-        reason: if let ModelState::Failed(reason) = state { Some(reason) } else { None },
+        reason: match state {
+            ModelState::Failed(reason) | ModelState::Open(reason) => Some(reason),
+            _ => None,
+        },
         starts: *starts,
         last_exit: last_exit.as_ref().map(|LastExit { worker, cause, detail, at }| ExitReport {
             worker: *worker,
@@ -122,16 +150,36 @@ fn report(status: &ModelStatus) -> Report<'_> {
             detail,
             at: *at,
         }),
-        worker: worker.as_ref().map(|WorkerStatus { worker, pid, batches, cage, ready_us }| WorkerReport {
-            id: *worker,
-            pid: *pid,
-            batches: *batches,
-            ready_us: *ready_us,
-            cage,
-        }),
+        worker: worker.as_ref().map(worker_report),
         waived,
         run_time_code: *run_time_code,
+        violations: violations_report(violations),
+        breaker: *breaker,
+        output: *output,
         declared: declared.as_deref().map(declaration),
+    }
+}
+
+fn worker_report(status: &WorkerStatus) -> WorkerReport<'_> {
+    let WorkerStatus { worker, pid, uid, batches, cage, inside, ready_us } = status;
+    WorkerReport {
+        id: *worker,
+        pid: *pid,
+        uid: *uid,
+        batches: *batches,
+        ready_us: *ready_us,
+        cage,
+        inside: inside.as_ref(),
+    }
+}
+
+fn violations_report(violations: &Violations) -> ViolationsReport<'_> {
+    let Violations { counts, last } = violations;
+    let count = |((layer, cause), count): (&(&'static str, &'static str), &u64)| Count { layer, cause, count: *count };
+    ViolationsReport {
+        total: counts.values().fold(0, |sum, count| sum.saturating_add(*count)),
+        counts: counts.iter().map(count).collect(),
+        last: last.iter().collect(),
     }
 }
 
@@ -157,10 +205,22 @@ mod tests {
     use casemate_ipc::id::ModelId;
     use casemate_ipc::layer::Layer;
 
+    use crate::status::BreakerState;
+
     use super::*;
 
     #[test]
     fn a_report_says_what_an_operator_looks_for() {
+        let mut violations = Violations::default();
+        violations.add(Seen {
+            at: 5,
+            layer: "seccomp",
+            cause: "syscall",
+            worker: Some(WorkerId(7)),
+            pid: Some(42),
+            call: Some(("openat", 257)),
+            origin: Some("libc.so.6+0x1".into()),
+        });
         let status = ModelStatus {
             model: ModelId { name: "digits".parse().unwrap(), version: "2".parse().unwrap() },
             state: ModelState::Failed("5 starts failed".into()),
@@ -168,20 +228,28 @@ mod tests {
             worker: Some(WorkerStatus {
                 worker: WorkerId(7),
                 pid: 42,
+                uid: Some(1000),
                 batches: 3,
                 cage: vec![Reading { layer: Layer::EmptyRoot, in_force: true, evidence: "0 entries".into() }],
+                inside: None,
                 ready_us: 9,
             }),
             starts: 5,
             last_exit: Some(LastExit { worker: None, cause: "spawn", detail: "no".into(), at: 1 }),
             waived: vec![Waiver::Landlock],
             run_time_code: RunTimeCode::Refused,
+            violations,
+            breaker: Some(BreakerStatus { state: BreakerState::HalfOpen, deaths: 1, until: None }),
+            output: OutputStatus { lines: 1, bytes: 2, dropped: 3 },
         };
         let text = serde_json::to_string(&report(&status)).unwrap();
         for part in [
             r#""name":"digits","version":"2","state":"failed","reason":"5 starts failed","starts":5"#,
             r#""last_exit":{"worker":null,"cause":"spawn","detail":"no","at":1}"#,
-            r#""worker":{"id":7,"pid":42,"batches":3,"ready_us":9"#,
+            r#""worker":{"id":7,"pid":42,"uid":1000,"batches":3,"ready_us":9"#,
+            r#""violations":{"total":1,"counts":[{"layer":"seccomp","cause":"syscall","count":1}],"last":[{"at":5,"#,
+            r#""call":["openat",257],"origin":"libc.so.6+0x1"}]}"#,
+            r#""breaker":{"state":"half-open","deaths":1,"until":null},"output":{"lines":1,"bytes":2,"dropped":3}"#,
             r#""cage":[{"layer":"empty-root","in_force":true,"evidence":"0 entries"}]"#,
             r#""waived":["landlock"],"run_time_code":"refused""#,
         ] {
