@@ -12,6 +12,7 @@ use casemate_ipc::shm::arena;
 use casemate_ipc::shm::map::Frozen;
 use casemate_ipc::work::{FromWorker, ToWorker};
 use casemate_launcher::sys::process::exit_now;
+use casemate_lockdown::{Requirements, lock_front, seal_front};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::SignalFd;
 
@@ -139,6 +140,14 @@ impl Front {
             "leave" => {
                 self.start(model);
                 let _worker = self.hear();
+                exit_now(1)
+            }
+            // The real steps of a real front, and then a call that its filter has not.
+            "refused" => {
+                let (locked, _) = lock_front(&Requirements::ALL).unwrap();
+                let _sealed = seal_front(locked).unwrap();
+                say("sealed");
+                say(&format!("came back with {}", nix::unistd::getppid()));
                 exit_now(1)
             }
             "stubborn" => {
