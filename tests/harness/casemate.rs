@@ -1,7 +1,7 @@
 //! A whole Casemate: its store, its config, its launcher, its log.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::client::{self, Answer};
+use crate::lack::Lack;
 use crate::stage;
 
 /// What a test wants served, before it runs.
@@ -24,6 +25,7 @@ pub struct Setup {
     limits: String,
     user: Option<u32>,
     waived: Vec<&'static str>,
+    lack: Option<Lack>,
 }
 
 /// A running Casemate; ended when dropped.
@@ -66,7 +68,7 @@ impl Setup {
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).expect("chmod");
         fs::create_dir(folder.path().join("store")).expect("mkdir");
         let waived = if is_root() { vec![] } else { vec!["own-identity"] };
-        Self { folder, config: String::new(), limits: String::new(), user: None, waived }
+        Self { folder, config: String::new(), limits: String::new(), user: None, waived, lack: None }
     }
 
     /// Runs as an ordinary user, with the waiver that this takes.
@@ -81,6 +83,12 @@ impl Setup {
     /// Names the layers to go without.
     pub fn waive(mut self, waived: &[&'static str]) -> Self {
         self.waived = waived.to_vec();
+        self
+    }
+
+    /// Runs it on a host that lacks something.
+    pub fn lacking(mut self, lack: Lack) -> Self {
+        self.lack = Some(lack);
         self
     }
 
@@ -178,6 +186,9 @@ impl Setup {
         if let Some(user) = self.user {
             command.uid(user).gid(user);
         }
+        if let Some(lack) = self.lack {
+            lack.around(&mut command);
+        }
         command
     }
 
@@ -221,8 +232,22 @@ impl Setup {
     /// Runs a launcher that is expected to refuse; its exit code and what it says.
     pub fn refused(self) -> (Option<i32>, String) {
         let config = self.write_config();
-        let output = self.command(&config).output().expect("casemate-launcher starts");
-        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+        let mut launcher = self.command(&config).spawn().expect("casemate-launcher starts");
+        let mut stderr = launcher.stderr.take().expect("stderr is a pipe");
+        let reader = std::thread::spawn(move || {
+            let mut says = Vec::new();
+            stderr.read_to_end(&mut says).map(|_| String::from_utf8_lossy(&says).into_owned())
+        });
+        let start = Instant::now();
+        while matches!(launcher.try_wait(), Ok(None)) {
+            if start.elapsed() > Duration::from_secs(60) {
+                // It did not refuse; its end has no code.
+                let _ = launcher.kill();
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let code = launcher.wait().expect("it has ended").code();
+        (code, reader.join().expect("no panic").expect("stderr can be read"))
     }
 }
 

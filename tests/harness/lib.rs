@@ -1,7 +1,7 @@
 //! Whole-system tests: the harness that runs a real Casemate in a temporary folder.
 //!
 //! [`casemate`] starts `casemate-launcher` over a store that the test fills, [`client`] speaks HTTP to it byte by byte,
-//! [`forge`] and [`models`] make TorchScript archives without Python, [`process`] reads `/proc`,
+//! [`forge`] and [`models`] make TorchScript archives without Python, [`process`] reads `/proc`, [`lack`] takes something away from the host,
 //! [`stage`] brings the programs where an ordinary user can run them.
 
 #![allow(clippy::expect_used, reason = "this is test code: what cannot be set up ends the test")]
@@ -9,6 +9,7 @@
 pub mod casemate;
 pub mod client;
 pub mod forge;
+pub mod lack;
 pub mod models;
 pub mod process;
 pub mod stage;

@@ -6,9 +6,20 @@ use std::path::PathBuf;
 
 /// The fields of `/proc/PID/status`.
 pub fn status(pid: u32) -> BTreeMap<String, String> {
-    let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    fields(&format!("/proc/{pid}/status"))
+}
+
+fn fields(path: &str) -> BTreeMap<String, String> {
+    let text = fs::read_to_string(path).unwrap_or_default();
     let field = |line: &str| line.split_once(':').map(|(k, v)| (k.to_owned(), v.trim().to_owned()));
     text.lines().filter_map(field).collect()
+}
+
+/// The threads of a process, each with the fields of its `status`.
+pub fn threads(pid: u32) -> BTreeMap<String, BTreeMap<String, String>> {
+    let entries = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    names.map(|tid| (tid.clone(), fields(&format!("/proc/{pid}/task/{tid}/status")))).collect()
 }
 
 /// The namespaces of a process, by kind.

@@ -12,7 +12,9 @@ use casemate_ipc::shm::arena;
 use casemate_ipc::shm::map::Frozen;
 use casemate_ipc::work::{FromWorker, ToWorker};
 use casemate_launcher::sys::process::exit_now;
+use casemate_lockdown::{Requirements, lock_front, seal_front};
 use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::SignalFd;
 
 use crate::born::Born;
 
@@ -23,13 +25,14 @@ struct Front {
 }
 
 pub(crate) fn main() -> ! {
+    let mut born = Born::look();
     let mut stop = SigSet::empty();
     stop.add(Signal::SIGTERM);
     stop.thread_block().unwrap();
-    let mut born = Born::look();
+    let stop = SignalFd::new(&stop).unwrap();
     let open = &born.numbers;
     say(&format!("uid={} fds={open:?} env={}", nix::unistd::getuid(), std::env::vars_os().count()));
-    say(&format!("groups={:?} caps={:?}", nix::unistd::getgroups().unwrap(), held()));
+    say(&format!("groups=[{}] caps={:?}", groups(), held()));
     let launcher = Channel::new(born.take(fd::FRONT_LAUNCHER));
     let text = Frozen::map(born.take(fd::FRONT_CONFIG)).unwrap();
     let text = String::from_utf8(text.bytes().to_vec()).unwrap();
@@ -42,7 +45,7 @@ pub(crate) fn main() -> ! {
         front.play(model);
     }
     say("done");
-    stop.wait().unwrap();
+    stop.read_signal().unwrap();
     exit_now(0)
 }
 
@@ -67,10 +70,10 @@ impl Front {
         let times = if name == "many" { 20 } else { 1 };
         for _ in 0..times {
             self.start(model);
-            let (worker, channel, log) = match self.hear() {
-                (LaunchReply::Started { worker, .. }, fds) => {
+            let (worker, pid, channel, log) = match self.hear() {
+                (LaunchReply::Started { worker, pid, .. }, fds) => {
                     let [channel, log] = <[OwnedFd; 2]>::try_from(fds).unwrap();
-                    (worker, Channel::<ToWorker, FromWorker>::new(channel), log)
+                    (worker, pid, Channel::<ToWorker, FromWorker>::new(channel), log)
                 }
                 (other, _) => return say(&format!("{name}: {other:?}")),
             };
@@ -78,6 +81,7 @@ impl Front {
                 "report" => {
                     let said = channel.receive(&mut self.buffer).unwrap();
                     assert!(matches!(said, Some(FromWorker::Pong { token: 1 })), "{said:?}");
+                    say(&format!("{name}: interfaces={:?}", interfaces(pid)));
                     self.attest(name, worker);
                 }
                 "hang" => self.send(&LaunchRequest::Kill { worker }),
@@ -138,6 +142,14 @@ impl Front {
                 let _worker = self.hear();
                 exit_now(1)
             }
+            // The real steps of a real front, and then a call that its filter has not.
+            "refused" => {
+                let (locked, _) = lock_front(&Requirements::ALL).unwrap();
+                let _sealed = seal_front(locked).unwrap();
+                say("sealed");
+                say(&format!("came back with {}", nix::unistd::getppid()));
+                exit_now(1)
+            }
             "stubborn" => {
                 say("done");
                 std::thread::sleep(std::time::Duration::from_secs(60));
@@ -170,6 +182,18 @@ impl Front {
     fn hear(&mut self) -> (LaunchReply, Vec<OwnedFd>) {
         self.launcher.receive_with::<2>(&mut self.buffer).unwrap().unwrap()
     }
+}
+
+/// What a process's network namespace holds.
+fn interfaces(pid: u32) -> Vec<String> {
+    let table = std::fs::read_to_string(format!("/proc/{pid}/net/dev")).unwrap();
+    table.lines().filter_map(|line| Some(line.split_once(':')?.0.trim().to_owned())).collect()
+}
+
+/// Its groups as the kernel lists them: the launcher's filter leaves no call to ask for them.
+fn groups() -> String {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    status.lines().find_map(|line| line.strip_prefix("Groups:")).unwrap().trim().to_owned()
 }
 
 fn held() -> usize {

@@ -15,6 +15,7 @@ const TESTS: &[Test] = &[
     ("a_user_cages_a_worker", a_user_cages_a_worker),
     ("every_end_has_its_cause", every_end_has_its_cause),
     ("a_front_that_breaks_the_protocol_ends", a_front_that_breaks_the_protocol_ends),
+    ("a_front_that_is_refused_a_call_is_told_and_replaced", a_front_that_is_refused_a_call_is_told_and_replaced),
     ("a_missing_layer_is_named", a_missing_layer_is_named),
     ("a_host_without_namespaces", a_host_without_namespaces),
     ("a_host_without_ptrace_or_landlock", a_host_without_ptrace_or_landlock),
@@ -96,6 +97,7 @@ fn a_user_cages_a_worker() {
 
 /// What a worker itself sees of its jail, and what is left when all is over.
 fn caged(outcome: &Outcome) {
+    outcome.says("report: interfaces=[\"lo\"]");
     if std::env::var_os("CAGE_SHOW").is_some() {
         println!("{}", outcome.all());
     }
@@ -163,6 +165,18 @@ fn a_front_that_breaks_the_protocol_ends() {
         outcome.says("5 fronts in a row died");
         outcome.says_not("worker-started");
     }
+}
+
+fn a_front_that_is_refused_a_call_is_told_and_replaced() {
+    let (user, accept) = somebody();
+    let rig = Rig::new(&["many"], user);
+    let mut running = rig.start(&format!("{accept}\n# break refused"));
+    running.wait_for("event=failed");
+    let outcome = running.end();
+    let told = |line: &&String| line.contains("event=front-gone") && line.contains(" call=getppid ");
+    assert_eq!(outcome.lines.iter().filter(told).count(), 5, "{}", outcome.all());
+    assert_eq!(outcome.lines.iter().filter(|line| line.contains("front: sealed")).count(), 5, "{}", outcome.all());
+    outcome.says_not("came back with");
 }
 
 fn a_missing_layer_is_named() {

@@ -80,8 +80,6 @@ fn report(grant: &Grant, open: &[i32], channel: &Channel<FromWorker, ToWorker>) 
         "open-for-writing={:?}",
         fs::File::options().write(true).open(library).map_err(|e| e.raw_os_error()).is_err()
     );
-    let interfaces = nix::ifaddrs::getifaddrs().map(|all| all.map(|one| one.interface_name).collect::<Vec<_>>());
-    println!("interfaces={interfaces:?}");
     cage(grant, || {});
     channel.send(&FromWorker::Pong { token: 1 }).unwrap();
     // Until the front lets go.
@@ -137,8 +135,14 @@ fn print_a_lot() {
 
 /// What the two capabilities that are left until the lock could be used for.
 fn escape() {
-    println!("setuid0={:?}", nix::unistd::setuid(nix::unistd::Uid::from_raw(0)));
+    println!("setuid0={:?}", become_root());
     println!("host-proc={:?}", fs::read_dir("/proc/1").map(drop).map_err(|e| e.raw_os_error()));
+}
+
+/// By the call that the launcher's filter allows.
+fn become_root() -> nix::Result<()> {
+    let root = nix::unistd::Uid::from_raw(0);
+    nix::unistd::setresuid(root, root, root)
 }
 
 fn walk(folder: &Path, files: &mut Vec<String>) {
