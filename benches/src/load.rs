@@ -26,11 +26,28 @@ impl Request {
         bytes.extend_from_slice(body);
         Self(bytes)
     }
+
+    /// A head in JSON and the bytes of its tensors after it.
+    pub(crate) fn binary(path: &str, head: &str, body: &[u8]) -> Self {
+        let mut bytes = format!(
+            "POST {path} HTTP/1.1\r\nhost: bench\r\ninference-header-content-length: {}\r\ncontent-length: {}\r\n\r\n{head}",
+            head.len(),
+            head.len() + body.len()
+        )
+        .into_bytes();
+        bytes.extend_from_slice(body);
+        Self(bytes)
+    }
 }
 
 impl Load {
     /// Sends `count` requests after a tenth as many that are not counted.
     pub(crate) fn run(to: SocketAddr, request: &Request, count: usize) -> io::Result<Self> {
+        Ok(Self::of(Self::times(to, request, count)?))
+    }
+
+    /// The times themselves.
+    pub(crate) fn times(to: SocketAddr, request: &Request, count: usize) -> io::Result<Vec<Duration>> {
         let stream = TcpStream::connect(to)?;
         stream.set_nodelay(true)?;
         let mut reader = BufReader::new(stream.try_clone()?);
@@ -44,7 +61,7 @@ impl Load {
                 times.push(start.elapsed());
             }
         }
-        Ok(Self::of(times))
+        Ok(times)
     }
 
     /// The percentiles of these times.

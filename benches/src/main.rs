@@ -3,9 +3,11 @@
 //!
 //! * the hop: HTTP ▸ front ▸ worker ▸ front ▸ HTTP with an engine that only copies, against an axum server that echoes;
 //! * the digits model end to end, against the same model in this process;
-//! * a worker's start, from the request to its readiness.
+//! * a worker's start, from the request to its readiness;
+//! * the three models of `benches/models`, with run-time code refused and allowed, where they have been made;
+//! * the jail: from the launcher's request until the worker's program runs, libtorch's own start left out.
 //!
-//! `--json FILE` writes the same as an array of `{figure, value, unit, baseline, ratio}`.
+//! Names (`hop`, `digits`, `start`, `models`, `jail`) choose; without one, all. `--json FILE` writes the same as an array of `{figure, value, unit, baseline, ratio}`.
 
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, reason = "a bench's work is to print")]
@@ -13,7 +15,9 @@
 mod echo;
 mod figure;
 mod floor;
+mod jail;
 mod load;
+mod models;
 
 use std::error::Error;
 use std::path::PathBuf;
@@ -28,17 +32,40 @@ use crate::load::{Load, Request};
 /// Requests that are counted for each figure.
 const REQUESTS: usize = 5000;
 
+const USAGE: &str = "usage: casemate-bench [--json FILE] [hop|digits|start|models|jail]…";
+
+/// Name, and what it measures.
+type Bench = (&'static str, fn() -> Result<Vec<Figure>, Box<dyn Error>>);
+
+const BENCHES: [Bench; 5] =
+    [("hop", hop), ("digits", digits), ("start", start), ("models", models::run), ("jail", jail::run)];
+
 fn main() -> Result<(), Box<dyn Error>> {
+    // The jail bench starts this program under other names.
+    match std::env::args().next().as_deref() {
+        Some("casemate-front") => return jail::front(),
+        Some("stage") => return jail::stage(),
+        _ => {}
+    }
+    let (mut json, mut chosen) = (None, Vec::new());
     let mut arguments = std::env::args().skip(1);
-    let json = match (arguments.next().as_deref(), arguments.next()) {
-        (None, _) => None,
-        (Some("--json"), Some(file)) => Some(PathBuf::from(file)),
-        _ => return Err("usage: casemate-bench [--json FILE]".into()),
-    };
-    let mut figures = hop()?;
-    figures.extend(digits()?);
-    figures.push(start()?);
-    println!("{}", figure::table(&figures));
+    while let Some(word) = arguments.next() {
+        match (word.as_str(), BENCHES.iter().find(|(name, _)| *name == word)) {
+            ("--json", _) => json = Some(PathBuf::from(arguments.next().ok_or(USAGE)?)),
+            (_, Some(bench)) => chosen.push(*bench),
+            _ => return Err(USAGE.into()),
+        }
+    }
+    if chosen.is_empty() {
+        chosen = BENCHES.to_vec();
+    }
+    let mut figures = Vec::new();
+    for (_, bench) in chosen {
+        let found = bench()?;
+        // As it comes: some take minutes.
+        println!("{}", figure::table(&found));
+        figures.extend(found);
+    }
     if let Some(file) = json {
         std::fs::write(file, serde_json::to_string_pretty(&figures)?)?;
     }
@@ -84,7 +111,7 @@ fn digits() -> Result<Vec<Figure>, Box<dyn Error>> {
 }
 
 /// From the request to start a worker until it is ready, cage and libtorch included.
-fn start() -> Result<Figure, Box<dyn Error>> {
+fn start() -> Result<Vec<Figure>, Box<dyn Error>> {
     let mut times = Vec::new();
     for _ in 0..5 {
         let casemate: Casemate = Setup::new().simple("m", &casemate_tests::models::double()).serve();
@@ -92,7 +119,7 @@ fn start() -> Result<Figure, Box<dyn Error>> {
         times.push(Duration::from_micros(us));
     }
     times.sort();
-    Ok(Figure::alone("a worker's start until ready: median of 5".to_owned(), times[times.len() / 2]))
+    Ok(vec![Figure::alone("a worker's start until ready: median of 5".to_owned(), times[times.len() / 2])])
 }
 
 fn texts(all: &[String]) -> Vec<&str> {
