@@ -11,6 +11,8 @@ pub struct ModelConfig {
     pub threads: u32,
     /// Bytes of memory that a worker may take for its data.
     pub memory_bytes: u64,
+    /// Thousandths of a CPU's time that a worker may use; nothing where it is not bounded.
+    pub cpu_millis: Option<u32>,
 }
 
 /// Which versions of a model to serve.

@@ -49,6 +49,8 @@ pub struct RawSandbox {
     pub worker_uid_first: u32,
     /// How many uids, counted from the first.
     pub worker_uid_count: u32,
+    /// Seconds that a worker's uid stays unused after its end.
+    pub uid_rest_s: u64,
 }
 
 /// `[models.NAME]`.
@@ -61,6 +63,8 @@ pub struct RawModel {
     pub threads: Option<u32>,
     /// Memory that a worker may use, in MiB.
     pub memory_mib: Option<u64>,
+    /// CPUs' worth of time that a worker may use; 0 is as many as there are.
+    pub cpus: Option<f64>,
 }
 
 /// `"latest"`, `"all"`, or a list.
@@ -87,6 +91,7 @@ impl Default for RawSandbox {
             front_uid: 1_879_100_000,
             worker_uid_first: 1_879_100_001,
             worker_uid_count: 4096,
+            uid_rest_s: 600,
         }
     }
 }

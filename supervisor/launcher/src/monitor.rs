@@ -29,12 +29,13 @@ use crate::workers::{Answer, Workers, refuse};
 #[derive(Debug)]
 pub struct Monitor {
     config: Config,
+    // Before the spawner, which holds the folder that their groups lie in.
+    workers: Workers,
     spawner: Spawner,
     plan: FrontPlan,
     signals: SignalFd,
     tracer: Tracer,
     permits: Permits,
-    workers: Workers,
     front: Option<Serving>,
     quick_deaths: u32,
     again: Option<Instant>,
@@ -122,7 +123,20 @@ impl Monitor {
         };
         // Whoever is left dies with the launcher anyway; like this their ends are its own doing.
         self.kill_all();
+        self.bury();
         ended
+    }
+
+    /// Sees the last workers off, so that nothing of them stays behind; not for long, since nobody needs them gone to end.
+    fn bury(&mut self) {
+        let until = Instant::now() + LEAVING;
+        while !self.workers.none() && Instant::now() < until {
+            self.tracer.pump();
+            while let Some(ended) = self.tracer.next_ended() {
+                self.workers.ended(&ended);
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// One turn of the loop; `true` when all is over.

@@ -109,7 +109,7 @@ async fn one(
         Ok(()) => {
             let cage = launcher.attest(worker).await;
             // Without it the model would be served by a worker of which nobody has seen the cage.
-            let naked = cage.iter().find(|r| !r.in_force && !waived(handle, r.layer));
+            let naked = cage.iter().find(|r| !r.in_force && !excused(handle, r.layer));
             match naked {
                 Some(Reading { layer, evidence, .. }) => {
                     End::Lost(Cause::cage(&format!("{layer} is not in force: {evidence}")))
@@ -179,8 +179,8 @@ async fn bury(launcher: &Launcher, worker: WorkerId, tenure: &mut Tenure) -> Opt
     }
 }
 
-fn waived(handle: &ModelHandle, layer: Layer) -> bool {
-    layer.waiver().is_some_and(|waiver| handle.status().waived.contains(&waiver))
+fn excused(handle: &ModelHandle, layer: Layer) -> bool {
+    layer.excused_by(&handle.status().waived)
 }
 
 /// The answer while the server stops.
