@@ -41,6 +41,9 @@ pub struct Casemate {
 /// The ordinary user that tests run as where they are root.
 pub const ORDINARY: u32 = 54_321;
 
+/// What an ordinary user goes without where nobody delegates a control group.
+pub const ORDINARY_WAIVERS: [&str; 2] = ["own-identity", "cgroup"];
+
 /// Whether this test run is root.
 pub fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
@@ -67,16 +70,16 @@ impl Setup {
         // 0755: the workers of a root launcher are other users, and must not need more than the launcher opens for them.
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).expect("chmod");
         fs::create_dir(folder.path().join("store")).expect("mkdir");
-        let waived = if is_root() { vec![] } else { vec!["own-identity"] };
+        let waived = if is_root() { vec![] } else { ORDINARY_WAIVERS.to_vec() };
         Self { folder, config: String::new(), limits: String::new(), user: None, waived, lack: None }
     }
 
-    /// Runs as an ordinary user, with the waiver that this takes.
+    /// Runs as an ordinary user, with the waivers that this takes.
     pub fn as_user(mut self) -> Self {
         if is_root() {
             self.user = Some(ORDINARY);
         }
-        self.waived = vec!["own-identity"];
+        self.waived = ORDINARY_WAIVERS.to_vec();
         self
     }
 

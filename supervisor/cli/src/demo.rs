@@ -85,7 +85,7 @@ pub(crate) enum DemoError {
 
 const NOTES: &str = "\
 Everything is in a folder of its own that is removed at the end, and only this machine can reach the server. As root \
-every worker has a uid of its own; as an ordinary user that one layer is missing, and the demo says so.";
+every worker has a uid and a control group of its own; as an ordinary user these are missing, and the demo says so.";
 
 /// What Ctrl-C and `kill` set, and every wait looks at.
 #[derive(Debug, Clone)]
@@ -96,14 +96,16 @@ pub(crate) fn run(args: &Args, screen: &mut Screen) -> Result<Exit, DemoError> {
     let stop = Stop::watch().map_err(DemoError::Signals)?;
     let folder = private_folder().map_err(DemoError::Folder)?;
     let manifest = fill(&folder.path().join("store"))?;
-    let waived: &[Waiver] = if geteuid().is_root() { &[] } else { &[Waiver::OwnIdentity] };
+    // What an ordinary user lacks everywhere, and almost everywhere. What it has is put on, waived or not.
+    let waived: &[Waiver] = if geteuid().is_root() { &[] } else { &[Waiver::OwnIdentity, Waiver::Cgroup] };
     let config = folder.path().join("casemate.toml");
     write_config(&config, args.port, waived).map_err(DemoError::Config)?;
 
     screen.line("Casemate demo: a classifier of handwritten digits, in a locked-down process of its own.");
     if !waived.is_empty() {
-        let text = "This is not root, so the worker shares your uid: the demo's config accepts that one missing layer\n\
-                    (sandbox.accept_missing = [\"own-identity\"]). Run it as root to see all of them.";
+        let text = "This is not root, so the worker shares your uid and, unless one was delegated to you, has no control\n\
+                    group: the demo's config accepts that (sandbox.accept_missing = [\"own-identity\", \"cgroup\"]).\n\
+                    Run it as root to see every layer.";
         screen.line(screen.tone(Tone::Warn, text));
     }
 

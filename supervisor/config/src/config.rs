@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use casemate_ipc::id::ModelName;
 use casemate_ipc::launch::{Geometry, RunTimeCode};
@@ -42,6 +43,8 @@ pub struct Identities {
     pub worker_first: u32,
     /// How many.
     pub worker_count: u32,
+    /// How long a worker's uid stays unused after its end.
+    pub rest: Duration,
 }
 
 /// Why a text is not a config.
@@ -89,7 +92,19 @@ pub enum ConfigError {
         /// Most.
         most: u64,
     },
+    /// A model's CPUs.
+    #[error("models.{model}.cpus = {found} must be 0 (as many as there are) or {CPUS_LEAST} to {CPUS_MOST}")]
+    Cpus {
+        /// Which model.
+        model: ModelName,
+        /// What was written.
+        found: f64,
+    },
 }
+
+/// Least CPU time of a worker: less would not get it through its start.
+const CPUS_LEAST: f64 = 0.05;
+const CPUS_MOST: f64 = 1024.0;
 
 /// Slots of an arena: one batch runs while the next is being written.
 pub const SLOTS: u32 = 2;
@@ -154,12 +169,30 @@ fn slot(bytes: u64) -> u64 {
 }
 
 fn defaults(limits: &Limits) -> ModelConfig {
+    let threads = u32::try_from(limits.threads).unwrap_or(1);
     ModelConfig {
         versions: Versions::Latest,
-        threads: u32::try_from(limits.threads).unwrap_or(1),
+        threads,
         memory_bytes: limits.worker_memory_mib << 20,
         run_time_code: RunTimeCode::Refused,
+        cpu_millis: one_cpu_each(threads),
     }
+}
+
+/// What a model needs to keep its threads busy, and no more.
+const fn one_cpu_each(threads: u32) -> Option<u32> {
+    Some(threads.saturating_mul(1000))
+}
+
+fn check_cpus(name: &ModelName, found: f64) -> Result<Option<u32>, ConfigError> {
+    if found == 0.0 {
+        return Ok(None);
+    }
+    if !(CPUS_LEAST..=CPUS_MOST).contains(&found) {
+        return Err(ConfigError::Cpus { model: name.clone(), found });
+    }
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between the bounds above")]
+    Ok(Some((found * 1000.0).round() as u32))
 }
 
 fn check_model(name: &ModelName, raw: RawModel, limits: &Limits) -> Result<ModelConfig, ConfigError> {
@@ -171,10 +204,14 @@ fn check_model(name: &ModelName, raw: RawModel, limits: &Limits) -> Result<Model
             Err(ConfigError::Model { model: name.clone(), key, found, least, most })
         }
     };
-    let ModelConfig { mut versions, mut threads, mut memory_bytes, .. } = defaults(limits);
+    let ModelConfig { mut versions, mut threads, mut memory_bytes, mut cpu_millis, .. } = defaults(limits);
     if let Some(written) = raw.threads {
         bounded("threads", "threads", written.into())?;
         threads = written;
+        cpu_millis = one_cpu_each(threads);
+    }
+    if let Some(written) = raw.cpus {
+        cpu_millis = check_cpus(name, written)?;
     }
     if let Some(written) = raw.memory_mib {
         memory_bytes = bounded("memory_mib", "worker_memory_mib", written)? << 20;
@@ -188,12 +225,14 @@ fn check_model(name: &ModelName, raw: RawModel, limits: &Limits) -> Result<Model
             _ => return Err(ConfigError::Versions { model: name.clone(), word: word.chars().take(32).collect() }),
         },
     }
-    Ok(ModelConfig { versions, threads, memory_bytes, run_time_code: raw.run_time_code })
+    Ok(ModelConfig { versions, threads, memory_bytes, cpu_millis, run_time_code: raw.run_time_code })
 }
+
+const UID_REST_MOST: u64 = 604_800;
 
 fn check_identities(raw: &RawSandbox) -> Result<Identities, ConfigError> {
     let fault = |key, why| Err(ConfigError::Identity { key, why });
-    let RawSandbox { accept_missing: _, front_uid, worker_uid_first, worker_uid_count } = *raw;
+    let RawSandbox { accept_missing: _, front_uid, worker_uid_first, worker_uid_count, uid_rest_s } = *raw;
     // 65534 is what the kernel shows for every uid that a namespace does not know; u32::MAX means "leave it".
     let reserved = |uid: u32| uid < 1000 || uid == 65_534 || uid == u32::MAX;
     if reserved(front_uid) {
@@ -211,7 +250,11 @@ fn check_identities(raw: &RawSandbox) -> Result<Identities, ConfigError> {
     if (worker_uid_first..=last).contains(&front_uid) {
         return fault("front_uid", "the front must not share a uid with a worker");
     }
-    Ok(Identities { front: front_uid, worker_first: worker_uid_first, worker_count: worker_uid_count })
+    if uid_rest_s > UID_REST_MOST {
+        return fault("uid_rest_s", "a week (604800) is the most");
+    }
+    let rest = Duration::from_secs(uid_rest_s);
+    Ok(Identities { front: front_uid, worker_first: worker_uid_first, worker_count: worker_uid_count, rest })
 }
 
 #[cfg(test)]
@@ -223,6 +266,7 @@ mod tests {
         let config = Config::parse("store = \"/srv/models\"").unwrap();
         assert_eq!(config.inference.to_string(), "127.0.0.1:8080");
         assert!(config.waived.is_empty());
+        assert_eq!(config.identities.rest, Duration::from_secs(600));
         assert_eq!(config.limits, Limits::default());
         let any = config.model(&"any".parse().unwrap());
         assert_eq!((any.versions, any.run_time_code), (Versions::Latest, RunTimeCode::Refused));
@@ -252,6 +296,12 @@ mod tests {
             "store = \"/s\"\n[models.a]\nrun_time_code = \"yes\"",
             "store = \"/s\"\n[models.a]\nrun_time_code = true",
             "store = \"/s\"\n[limits]\nrun_time_code = 1",
+            "store = \"/s\"\n[models.a]\ncpus = 0.01",
+            "store = \"/s\"\n[models.a]\ncpus = -1",
+            "store = \"/s\"\n[models.a]\ncpus = nan",
+            "store = \"/s\"\n[models.a]\ncpus = inf",
+            "store = \"/s\"\n[models.a]\ncpus = 1025",
+            "store = \"/s\"\n[sandbox]\nuid_rest_s = 604801",
         ];
         for text in bad {
             assert!(Config::parse(text).is_err(), "{text:?} passed");
@@ -263,9 +313,18 @@ mod tests {
         let text = "store = \"/s\"\n[models.a]\nversions = [\"1\", \"2\"]\nthreads = 4\nmemory_mib = 128\nrun_time_code = \"allowed\"";
         let model = Config::parse(text).unwrap().model(&"a".parse().unwrap());
         let versions = Versions::Listed(vec!["1".parse().unwrap(), "2".parse().unwrap()]);
-        assert_eq!(
-            model,
-            ModelConfig { versions, threads: 4, memory_bytes: 128 << 20, run_time_code: RunTimeCode::Allowed }
-        );
+        let memory_bytes = 128 << 20;
+        let run_time_code = RunTimeCode::Allowed;
+        let expected = ModelConfig { versions, threads: 4, memory_bytes, cpu_millis: Some(4000), run_time_code };
+        assert_eq!(model, expected);
+        let cpus = |line: &str| {
+            let text = format!("store = \"/s\"\n[limits]\nthreads = 3\n[models.a]\n{line}");
+            Config::parse(&text).unwrap().model(&"a".parse().unwrap()).cpu_millis
+        };
+        assert_eq!(cpus("cpus = 1"), Some(1000));
+        assert_eq!(cpus("cpus = 0.5"), Some(500));
+        assert_eq!(cpus("cpus = 0"), None);
+        assert_eq!(cpus(""), Some(3000));
+        assert_eq!(cpus("threads = 2"), Some(2000));
     }
 }

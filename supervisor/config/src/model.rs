@@ -14,6 +14,8 @@ pub struct ModelConfig {
     pub memory_bytes: u64,
     /// Whether machine code may be made while the model runs.
     pub run_time_code: RunTimeCode,
+    /// Thousandths of a CPU's time that a worker may use; nothing where it is not bounded.
+    pub cpu_millis: Option<u32>,
 }
 
 /// Which versions of a model to serve.

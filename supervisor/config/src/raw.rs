@@ -50,6 +50,8 @@ pub struct RawSandbox {
     pub worker_uid_first: u32,
     /// How many uids, counted from the first.
     pub worker_uid_count: u32,
+    /// Seconds that a worker's uid stays unused after its end.
+    pub uid_rest_s: u64,
 }
 
 /// `[models.NAME]`.
@@ -64,6 +66,8 @@ pub struct RawModel {
     pub memory_mib: Option<u64>,
     /// Whether the operator trusts this model so far that machine code may be made while it runs.
     pub run_time_code: RunTimeCode,
+    /// CPUs' worth of time that a worker may use; 0 is as many as there are.
+    pub cpus: Option<f64>,
 }
 
 /// `"latest"`, `"all"`, or a list.
@@ -90,6 +94,7 @@ impl Default for RawSandbox {
             front_uid: 1_879_100_000,
             worker_uid_first: 1_879_100_001,
             worker_uid_count: 4096,
+            uid_rest_s: 600,
         }
     }
 }

@@ -8,10 +8,15 @@ use std::os::unix::fs::MetadataExt;
 use casemate_ipc::launch::RunTimeCode;
 use casemate_ipc::layer::{Layer, Reading};
 use casemate_lockdown::{self as lockdown, Stage, policy};
+use nix::errno::Errno;
 use nix::unistd::{Pid, geteuid};
 
+use crate::cgroup::Leaf;
 use crate::jail::identity::Identity;
+use crate::jail::namespaces::has_time;
+use crate::jail::nested;
 use crate::jail::rlimit::{Ceilings, DESCRIPTORS};
+use crate::sys::control::core_cookie;
 use crate::sys::process::borrow_descriptor;
 
 /// What the launcher gave a worker, to compare with.
@@ -32,13 +37,17 @@ pub struct Subject {
 }
 
 /// One reading for each layer, in the order in which they are put on.
-pub fn read(subject: &Subject, pidfd: impl AsFd) -> Vec<Reading> {
+pub fn read(subject: &Subject, leaf: Option<&Leaf>, pidfd: impl AsFd) -> Vec<Reading> {
     let status = Status::of(&subject.pid.to_string());
     let one = |layer| {
         let (in_force, evidence) = match layer {
+            Layer::Cgroup => cgroup(subject.pid, leaf),
             Layer::ResourceLimits => limits(subject),
             Layer::UserNamespace => user_namespace(subject.pid),
             Layer::Namespaces => namespaces(subject.pid),
+            Layer::NoNestedNamespaces => nested_namespaces(subject, &pidfd),
+            Layer::Speculation => speculation(&status),
+            Layer::CoreScheduling => core_scheduling(subject.pid),
             Layer::OwnIdentity => own_identity(subject, &status),
             Layer::NoNewPrivileges => no_new_privileges(&status),
             Layer::NonDumpable => non_dumpable(subject.pid, &status),
@@ -85,7 +94,51 @@ fn user_namespace(pid: Pid) -> Found {
 }
 
 fn namespaces(pid: Pid) -> Found {
-    apart(pid, &["mnt", "pid", "net", "ipc", "uts", "cgroup"])
+    let mut kinds = vec!["mnt", "pid", "net", "ipc", "uts", "cgroup"];
+    if !has_time() {
+        let (holds, evidence) = apart(pid, &kinds);
+        return (holds, format!("{evidence}, no time namespaces in this kernel"));
+    }
+    kinds.push("time");
+    apart(pid, &kinds)
+}
+
+fn cgroup(pid: Pid, leaf: Option<&Leaf>) -> Found {
+    leaf.map_or((false, "the launcher's own control group".to_owned()), |leaf| leaf.read(pid))
+}
+
+fn nested_namespaces(subject: &Subject, pidfd: impl AsFd) -> Found {
+    if !subject.namespaces {
+        return (false, "it has no user namespace of its own".to_owned());
+    }
+    match nested::read(pidfd) {
+        Ok(kinds) => {
+            let holds = kinds.iter().all(|(_, most)| *most == 0);
+            let list: Vec<_> = kinds.iter().map(|(kind, most)| format!("{kind} {most}")).collect();
+            (holds, format!("most inside its user namespace: {}", list.join(", ")))
+        }
+        Err(error) => (false, format!("its user namespace cannot be looked into: {error}")),
+    }
+}
+
+/// The words of `/proc/PID/status` that mean: forced off for good, off for everybody, or nothing that this CPU does.
+fn speculation(status: &Status) -> Found {
+    const STORE: [&str; 3] = ["thread force mitigated", "globally mitigated", "not vulnerable"];
+    const BRANCH: [&str; 3] = ["conditional force disabled", "always disabled", "not affected"];
+    let (store, branch) = (status.line("Speculation_Store_Bypass"), status.line("SpeculationIndirectBranch"));
+    // Only x86 has a control for branches.
+    let holds = STORE.contains(&store) && (BRANCH.contains(&branch) || !cfg!(target_arch = "x86_64"));
+    (holds, format!("store bypass: {store}; indirect branch: {branch}"))
+}
+
+fn core_scheduling(pid: Pid) -> Found {
+    match core_cookie(pid) {
+        Ok(0) => (false, "no cookie".to_owned()),
+        Ok(_) => (true, "a cookie of its own".to_owned()),
+        Err(Errno::ENODEV) => (true, "no core of this host runs two threads".to_owned()),
+        Err(Errno::EINVAL) => (false, "this kernel has no core scheduling".to_owned()),
+        Err(errno) => (false, format!("cannot be read: {errno}")),
+    }
 }
 
 /// Whether all of these are others than the launcher's.
@@ -217,7 +270,7 @@ fn descriptors(pidfd: impl AsFd) -> Found {
     for number in 0..most {
         match borrow_descriptor(&pidfd, number) {
             Ok(_) => open.push(number),
-            Err(nix::errno::Errno::EBADF) => {}
+            Err(Errno::EBADF) => {}
             Err(errno) => return (false, format!("its descriptors cannot be read: {errno}")),
         }
     }
@@ -240,6 +293,11 @@ impl Status {
     fn words(&self, key: &str) -> Vec<String> {
         let line = self.0.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
         line.unwrap_or_default().split_whitespace().map(str::to_owned).collect()
+    }
+
+    fn line(&self, key: &str) -> &str {
+        let line = self.0.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
+        line.map_or("not shown by this kernel", str::trim)
     }
 
     fn is(&self, key: &str, value: &str) -> bool {
@@ -281,13 +339,13 @@ mod tests {
         let subject = Subject {
             pid: Pid::this(),
             identity: Identity::Own(1_879_100_001),
-            ceilings: Ceilings { threads: 1, memory_bytes: 64 << 20 },
+            ceilings: Ceilings { threads: 1, memory_bytes: 64 << 20, mapped_bytes: 0, cpu_millis: None },
             namespaces: true,
             landlock: 1,
             run_time_code: RunTimeCode::Refused,
         };
         let own = std::fs::File::open("/dev/null").unwrap();
-        for reading in read(&subject, &own) {
+        for reading in read(&subject, None, &own) {
             assert!(!reading.in_force || reading.layer == Layer::NoNewPrivileges, "{reading:?}");
             assert!(!reading.evidence.is_empty());
         }

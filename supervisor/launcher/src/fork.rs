@@ -2,8 +2,7 @@
 //! which step failed. Silence, ended by the exec itself, means that it runs.
 
 use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
@@ -58,8 +57,17 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Forks. The child runs `child`, which returns only if a step failed, and ends there.
 pub fn fork(namespaces: CloneFlags, child: impl FnOnce(&Gate) -> Failure) -> Result<Nascent, BirthError> {
+    fork_into(namespaces, None, child)
+}
+
+/// The same, with a child that is born in a control group of version 2.
+pub fn fork_into(
+    namespaces: CloneFlags,
+    group: Option<BorrowedFd<'_>>,
+    child: impl FnOnce(&Gate) -> Failure,
+) -> Result<Nascent, BirthError> {
     let (ours, theirs) = UnixStream::pair().map_err(BirthError::Wire)?;
-    match process::fork(namespaces).map_err(BirthError::Fork)? {
+    match process::fork(namespaces, group).map_err(BirthError::Fork)? {
         Forked::Parent { pid, pidfd } => Ok(Nascent { pid, pidfd, wire: ours }),
         Forked::Child => {
             // A copy that stayed open would keep the child from seeing its parent's end.

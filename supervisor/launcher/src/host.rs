@@ -1,27 +1,33 @@
 //! What this host and this user can give, tried out before anything starts. A layer that is missing ends it here, with the
 //! words that the operator may write to go without; a layer that is there is put on, whatever the operator wrote.
 
+use std::time::Instant;
+
 use casemate_config::Config;
 use casemate_ipc::layer::Waiver;
+use nix::errno::Errno;
 use nix::sys::wait::waitpid;
 use thiserror::Error;
 
+use crate::cgroup::{CgroupError, Cgroups, Entry, Leaf};
 use crate::fork::{self, BirthError};
 use crate::jail::identity::{Identity, Pool, anywhere, uids_of_processes};
 use crate::jail::rlimit::Ceilings;
-use crate::jail::{Jail, namespaces};
+use crate::jail::{Jail, Step, namespaces};
 use crate::library::Library;
 use crate::owner::Owner;
 use crate::sys::process::{exit_now, landlock_version};
-use crate::trial::{TrialError, try_front};
+use crate::trial::{self, try_front};
 
 /// What workers get here.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Host {
     /// Layers that this host lacks and the operator goes without.
     pub missing: Vec<Waiver>,
     /// The Landlock version; 0 where there is none.
     pub landlock: u32,
+    /// Where the control groups of workers are.
+    pub cgroups: Option<Cgroups>,
 }
 
 /// A layer that is missing here.
@@ -44,12 +50,12 @@ pub enum HostError {
         /// All that would have to be accepted, with those that are.
         all: Vec<Waiver>,
     },
-    /// As root each worker must get its own user.
-    #[error("workers cannot get users of their own: {0}; sandbox.worker_uid_first must be a range that exists here")]
-    Uids(BirthError),
+    /// Not a matter of a layer: as root a worker's own user, for one.
+    #[error("no worker can be made: {0}; as root, sandbox.worker_uid_first must be a range that exists here")]
+    Uids(Box<dyn std::error::Error>),
     /// The launcher and the front must be able to confine themselves; there is no waiver.
     #[error("this host does not let the server confine itself: {0}; a container's seccomp profile may refuse it")]
-    Own(#[from] TrialError),
+    Own(#[from] trial::TrialError),
 }
 
 /// Tries everything out, once.
@@ -57,7 +63,7 @@ pub fn probe(config: &Config, owner: Owner, library: &Library) -> Result<Host, H
     let mut lacks = Vec::new();
     let mut landlock = landlock_version().unwrap_or(0);
     let why = match try_front(landlock > 0) {
-        Err(TrialError::Landlock(why)) => {
+        Err(trial::TrialError::Landlock(why)) => {
             landlock = 0;
             try_front(false)?;
             why
@@ -71,16 +77,99 @@ pub fn probe(config: &Config, owner: Owner, library: &Library) -> Result<Host, H
         let why = "the launcher is not root, so workers run under its own uid".to_owned();
         lacks.push(Lack { waiver: Waiver::OwnIdentity, why });
     }
-    match try_jail(config, owner, library) {
-        Ok(()) => {}
-        // Never with root's own uid inside: that would be a worker that owns the host's files.
-        Err(error @ BirthError::Identity(_)) if owner.is_root() => return Err(HostError::Uids(error)),
-        Err(error) => lacks.push(Lack { waiver: Waiver::Namespaces, why: format!("{error}{}", hint(&error)) }),
+    let cgroups = Cgroups::found().map_err(|error| lacks.push(Lack { waiver: Waiver::Cgroup, why: error.to_string() }));
+    let mut trial = Trial { config, owner, library, cgroups: cgroups.ok(), namespaces: true, alone: true, calm: true };
+    // Each round gives up one layer, so it ends.
+    while let Err(error) = trial.run() {
+        match trial.give_up(&error) {
+            Some(waiver) => lacks.push(Lack { waiver, why: format!("{error}{}", hint(waiver, &error)) }),
+            // Never with root's own uid inside: that would be a worker that owns the host's files.
+            None => return Err(HostError::Uids(error.into())),
+        }
     }
+    let cgroups = trial.cgroups;
     let mut missing: Vec<Waiver> = lacks.iter().map(|lack| lack.waiver).collect();
     missing.sort_unstable();
     lacks.retain(|lack| !config.waives(lack.waiver));
-    if lacks.is_empty() { Ok(Host { missing, landlock }) } else { Err(HostError::Lacks { lacks, all: missing }) }
+    if lacks.is_empty() {
+        Ok(Host { missing, landlock, cgroups })
+    } else {
+        Err(HostError::Lacks { lacks, all: missing })
+    }
+}
+
+/// A jail as for a worker, with all that is not known to be missing.
+struct Trial<'a> {
+    config: &'a Config,
+    owner: Owner,
+    library: &'a Library,
+    cgroups: Option<Cgroups>,
+    namespaces: bool,
+    alone: bool,
+    calm: bool,
+}
+
+/// What came of it.
+#[derive(Debug, Error)]
+enum TrialError {
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    #[error(transparent)]
+    Birth(#[from] BirthError),
+}
+
+impl Trial<'_> {
+    /// Makes a jail, and leaves it.
+    fn run(&self) -> Result<(), TrialError> {
+        let Self { config, owner, library, namespaces, alone, calm, .. } = *self;
+        let range = owner.is_root().then(|| config.identities.clone());
+        let identity = Pool::new(range, anywhere()).take(&uids_of_processes(), Instant::now());
+        let identity = identity.unwrap_or(Identity::Shared);
+        let memory_bytes = config.limits.worker_memory_mib << 20;
+        let ceilings = Ceilings { threads: 1, memory_bytes, mapped_bytes: library.bytes(), cpu_millis: Some(1000) };
+        let leaf = self.cgroups.as_ref().map(|groups| groups.leaf("trial", ceilings.budget())).transpose()?;
+        let entry = leaf.as_ref().map(Leaf::entry).transpose()?;
+        let jail =
+            Jail { library, namespaces, alone, calm, entry: entry.as_ref(), identity, ceilings, descriptors: &[] };
+        let born_in = entry.as_ref().and_then(Entry::born_in);
+        let mut child = fork::fork_into(jail.flags(), born_in, |gate| match jail.enter(gate) {
+            Ok(()) => exit_now(0),
+            Err(failure) => failure,
+        })?;
+        let tried = child.ready().and_then(|()| {
+            if namespaces {
+                namespaces::map(child.pid, identity).map_err(BirthError::Identity)?;
+            }
+            child.run(|| {})
+        });
+        child.abandon();
+        let _ = waitpid(child.pid, None);
+        Ok(tried?)
+    }
+
+    /// The layer that a failure speaks of, left out of the next round; nothing if it can be none.
+    fn give_up(&mut self, error: &TrialError) -> Option<Waiver> {
+        let step = match error {
+            TrialError::Cgroup(_) => Some(Step::Cgroup),
+            // What the kernel answers for the group that a child is to be born in, and for no namespace.
+            TrialError::Birth(BirthError::Fork(Errno::EACCES | Errno::EBUSY | Errno::EOPNOTSUPP | Errno::E2BIG)) => {
+                Some(Step::Cgroup)
+            }
+            TrialError::Birth(BirthError::Step(failure)) => Some(failure.step),
+            TrialError::Birth(_) => None,
+        };
+        match step {
+            Some(Step::Cgroup) if self.cgroups.take().is_some() => return Some(Waiver::Cgroup),
+            Some(Step::NestedNamespaces) if std::mem::take(&mut self.alone) => return Some(Waiver::NoNestedNamespaces),
+            Some(Step::Speculation) if std::mem::take(&mut self.calm) => return Some(Waiver::Speculation),
+            _ => {}
+        }
+        let identity = matches!(error, TrialError::Birth(BirthError::Identity(_)));
+        if identity && self.owner.is_root() {
+            return None;
+        }
+        std::mem::take(&mut self.namespaces).then_some(Waiver::Namespaces)
+    }
 }
 
 impl Host {
@@ -90,29 +179,10 @@ impl Host {
     }
 }
 
-/// Makes a jail as for a worker, and leaves it.
-fn try_jail(config: &Config, owner: Owner, library: &Library) -> Result<(), BirthError> {
-    let range = owner.is_root().then(|| config.identities.clone());
-    let identity = Pool::new(range, anywhere()).take(&uids_of_processes()).unwrap_or(Identity::Shared);
-    let ceilings = Ceilings { threads: 1, memory_bytes: config.limits.worker_memory_mib << 20 };
-    let jail = Jail { library, namespaces: true, identity, ceilings, descriptors: &[] };
-    let mut child = fork::fork(jail.flags(), |gate| match jail.enter(gate) {
-        Ok(()) => exit_now(0),
-        Err(failure) => failure,
-    })?;
-    let tried = child.ready().and_then(|()| {
-        namespaces::map(child.pid, identity).map_err(BirthError::Identity)?;
-        child.run(|| {})
-    });
-    child.abandon();
-    let _ = waitpid(child.pid, None);
-    tried
-}
-
 /// What an operator can do where not even a process could be made; a step that failed brings its own words.
-const fn hint(error: &BirthError) -> &'static str {
-    match error {
-        BirthError::Fork(_) => {
+const fn hint(waiver: Waiver, error: &TrialError) -> &'static str {
+    match (waiver, error) {
+        (Waiver::Namespaces, TrialError::Birth(BirthError::Fork(_))) => {
             "; user namespaces may be switched off (user.max_user_namespaces), or refused by a container's seccomp profile"
         }
         _ => "",

@@ -8,6 +8,7 @@
 #![deny(unsafe_code)]
 
 pub mod attest;
+pub mod cgroup;
 pub mod fork;
 pub mod front;
 pub mod host;

@@ -22,6 +22,7 @@ pub struct Library {
     program: PathBuf,
     files: Vec<Bound>,
     written: Vec<(PathBuf, Vec<u8>)>,
+    bytes: u64,
 }
 
 /// One file of the host.
@@ -78,16 +79,22 @@ impl Library {
     pub fn of(program: &Path, owner: Owner) -> Result<Self, LibraryError> {
         let loader = loader_of(program)?;
         let told = ask(&loader, program)?;
-        let mut files = BTreeMap::new();
+        let (mut files, mut bytes) = (BTreeMap::new(), 0);
         for source in [program.to_path_buf(), loader].into_iter().chain(parse(&told, program)?) {
             // Whoever can write a library can write the worker.
             let file =
                 File::open(&source).map_err(|error| LibraryError::Read { path: source.clone(), source: error })?;
             owner.check(&source, &file)?;
+            bytes += file.metadata().map_or(0, |metadata| metadata.len());
             files.insert(normal(&source), source);
         }
         let files = files.into_iter().map(|(target, source)| Bound { source, target }).collect();
-        Ok(Self { program: normal(program), files, written: COPIED.iter().filter_map(|path| copy(path)).collect() })
+        Ok(Self {
+            program: normal(program),
+            files,
+            written: COPIED.iter().filter_map(|path| copy(path)).collect(),
+            bytes,
+        })
     }
 
     /// The program, by its path in a worker's root.
@@ -98,6 +105,11 @@ impl Library {
     /// The files that are bound.
     pub fn files(&self) -> &[Bound] {
         &self.files
+    }
+
+    /// Bytes of all that are bound.
+    pub const fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     /// The files that are written, with their bytes.

@@ -32,12 +32,13 @@ use crate::workers::{Answer, Workers, refuse};
 #[derive(Debug)]
 pub struct Monitor {
     config: Config,
+    // Before the spawner, which holds the folder that their groups lie in.
+    workers: Workers,
     spawner: Spawner,
     plan: FrontPlan,
     signals: SignalFd,
     tracer: Tracer,
     permits: Permits,
-    workers: Workers,
     front: Option<Serving>,
     quick_deaths: u32,
     again: Option<Instant>,
@@ -125,7 +126,20 @@ impl Monitor {
         };
         // Whoever is left dies with the launcher anyway; like this their ends are its own doing.
         self.kill_all();
+        self.bury();
         ended
+    }
+
+    /// Sees the last workers off, so that nothing of them stays behind; not for long, since nobody needs them gone to end.
+    fn bury(&mut self) {
+        let until = Instant::now() + LEAVING;
+        while !self.workers.none() && Instant::now() < until {
+            self.tracer.pump();
+            while let Some(ended) = self.tracer.next_ended() {
+                self.workers.ended(&ended);
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// One turn of the loop; `true` when all is over.
@@ -253,7 +267,7 @@ impl Monitor {
         }
         let (cause, lived_ms) = (ended.cause(ALONE), lived.as_millis());
         let mut fields: Vec<(&str, &dyn Display)> = vec![("pid", &ended.pid), ("how", &cause), ("lived_ms", &lived_ms)];
-        let refused = ended.denied.map(|denied| (name_of(denied.number), format!("{:x?}", denied.args)));
+        let refused = ended.denied.as_ref().map(|denied| (name_of(denied.number), format!("{:x?}", denied.args)));
         if let Some((call, arguments)) = &refused {
             fields.extend([("call", call as &dyn Display), ("arguments", arguments)]);
         }

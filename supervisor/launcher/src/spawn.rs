@@ -4,6 +4,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 
 use casemate_config::Config;
+use casemate_config::model::ModelConfig;
 use casemate_ipc::frame::{self, FrameError};
 use casemate_ipc::id::{ModelId, WorkerId};
 use casemate_ipc::launch::{Geometry, Grant, RunTimeCode};
@@ -12,9 +13,11 @@ use casemate_ipc::seqpacket;
 use casemate_ipc::shm::seal::{self, SealError, Sealing};
 use casemate_ipc::work::{FromWorker, ToWorker};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::stat::fstat;
 use nix::unistd::{Pid, pipe2};
 use thiserror::Error;
 
+use crate::cgroup::{CgroupError, Entry, Leaf};
 use crate::fork::{self, BirthError};
 use crate::host::Host;
 use crate::jail::identity::Identity;
@@ -49,6 +52,8 @@ pub struct Spawned {
     pub ceilings: Ceilings,
     /// Whether it may make machine code.
     pub run_time_code: RunTimeCode,
+    /// Its control group, where there is one.
+    pub leaf: Option<Leaf>,
     /// The front's end of its channel.
     pub channel: OwnedFd,
     /// The end of its log pipe that is read.
@@ -82,6 +87,9 @@ pub enum SpawnError {
     /// Its grant's memory.
     #[error("grant: {0}")]
     Memory(#[from] SealError),
+    /// Its control group.
+    #[error("control group: {0}")]
+    Cgroup(#[from] CgroupError),
     /// Its process or its jail.
     #[error(transparent)]
     Birth(#[from] BirthError),
@@ -117,7 +125,7 @@ impl Spawner {
     ) -> Result<Spawned, SpawnError> {
         let files = self.store.files(model)?;
         let settings = config.model(&model.name);
-        let ceilings = Ceilings { threads: settings.threads, memory_bytes: settings.memory_bytes };
+        let ceilings = self.ceilings(config, &settings, &files.model)?;
         let grant = Grant {
             model: model.clone(),
             worker,
@@ -149,17 +157,43 @@ impl Spawner {
             grant.as_fd(),
         ];
         let namespaces = !self.host.lacks(Waiver::Namespaces);
-        let jail = Jail { library: &self.library, namespaces, identity, ceilings, descriptors: &descriptors };
+        // The number is never given twice, so nothing of an earlier worker is in a group of that name.
+        let leaf = self.host.cgroups.as_ref().map(|groups| groups.leaf(&format!("w{}", worker.0), ceilings.budget()));
+        let leaf = leaf.transpose()?;
+        let entry = leaf.as_ref().map(Leaf::entry).transpose()?;
+        let jail = Jail {
+            library: &self.library,
+            namespaces,
+            alone: !self.host.lacks(Waiver::NoNestedNamespaces),
+            calm: !self.host.lacks(Waiver::Speculation),
+            entry: entry.as_ref(),
+            identity,
+            ceilings,
+            descriptors: &descriptors,
+        };
         let (pid, pidfd) = self.birth(&jail, tracer)?;
-        Ok(Spawned { pid, pidfd, ceilings, run_time_code: settings.run_time_code, channel: front.into_socket(), log })
+        let run_time_code = settings.run_time_code;
+        Ok(Spawned { pid, pidfd, ceilings, run_time_code, leaf, channel: front.into_socket(), log })
+    }
+
+    /// What a worker of this model may use.
+    fn ceilings(&self, config: &Config, settings: &ModelConfig, model: &OwnedFd) -> Result<Ceilings, SpawnError> {
+        let failed = |errno: nix::errno::Errno| SpawnError::Descriptor { what: "model", source: errno.into() };
+        let model = u64::try_from(fstat(model).map_err(failed)?.st_size).unwrap_or(u64::MAX);
+        let arenas = [config.requests(), config.responses()].map(|arena| arena.bytes().unwrap_or(usize::MAX) as u64);
+        // Libraries are mapped once, and the pages of them that are written are data.
+        let mapped = arenas.into_iter().fold(model, u64::saturating_add).saturating_add(self.library.bytes());
+        let ModelConfig { threads, memory_bytes, cpu_millis, .. } = *settings;
+        Ok(Ceilings { threads, memory_bytes, mapped_bytes: mapped, cpu_millis })
     }
 
     fn birth(&self, jail: &Jail<'_>, tracer: &mut Tracer) -> Result<(Pid, OwnedFd), BirthError> {
-        let mut child =
-            fork::fork(jail.flags(), |gate| match jail.enter(gate).and_then(|()| jail.exec(&self.program)) {
+        let mut child = fork::fork_into(jail.flags(), jail.entry.and_then(Entry::born_in), |gate| {
+            match jail.enter(gate).and_then(|()| jail.exec(&self.program)) {
                 Err(failure) => failure,
                 Ok(never) => match never {},
-            })?;
+            }
+        })?;
         tracer.watch(child.pid);
         let started = child.ready().and_then(|()| {
             if jail.namespaces {
@@ -183,7 +217,7 @@ impl SpawnError {
     pub fn passes(&self) -> bool {
         match self {
             Self::Birth(error) => error.passes(),
-            Self::Descriptor { .. } | Self::Memory(_) => true,
+            Self::Descriptor { .. } | Self::Memory(_) | Self::Cgroup(_) => true,
             // Somebody may be copying the model's files right now; but a worker that cannot have them is not better off
             // for asking again and again.
             Self::Model(_) | Self::Grant(_) => false,

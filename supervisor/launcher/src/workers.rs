@@ -13,6 +13,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
 use crate::attest::{self, Subject};
+use crate::cgroup::Leaf;
 use crate::jail::identity::{Identity, Pool, anywhere, uids_of_processes};
 use crate::log;
 use crate::spawn::{Arenas, Spawned, Spawner};
@@ -43,6 +44,7 @@ struct Worker {
     pid: Pid,
     pidfd: OwnedFd,
     subject: Subject,
+    leaf: Option<Leaf>,
     asked: bool,
 }
 
@@ -60,6 +62,11 @@ impl Workers {
         self.next
     }
 
+    /// Whether none runs.
+    pub fn none(&self) -> bool {
+        self.running.is_empty()
+    }
+
     /// How many of a model run.
     pub fn of(&self, model: &ModelId) -> usize {
         self.running.values().filter(|worker| worker.model == *model).count()
@@ -74,8 +81,9 @@ impl Workers {
         tracer: &mut Tracer,
     ) -> Answer {
         let asked = Instant::now();
-        let Some(identity) = self.pool.take(&uids_of_processes()) else {
-            return refuse(model, &"every uid of sandbox.worker_uid_count is in use", true);
+        let identity = match self.pool.take(&uids_of_processes(), asked) {
+            Ok(identity) => identity,
+            Err(dry) => return refuse(model, &dry, true),
         };
         let worker = WorkerId(self.next);
         self.memory.moved();
@@ -85,7 +93,7 @@ impl Workers {
                 self.started((model, worker), identity, spawner, spawned, asked)
             }
             Err(error) => {
-                self.pool.give_back(identity);
+                self.pool.give_back(identity, Instant::now());
                 refuse(model, &error, error.passes())
             }
         }
@@ -95,15 +103,19 @@ impl Workers {
     pub fn ended(&mut self, ended: &Ended) -> Option<(WorkerId, ExitCause)> {
         let id = self.running.iter().find(|(_, worker)| worker.pid == ended.pid).map(|(id, _)| *id)?;
         let worker = self.running.remove(&id)?;
-        self.pool.give_back(worker.subject.identity);
-        let cause = ended.cause(Circumstances { asked: worker.asked, out_of_memory: self.memory.moved() });
+        self.pool.give_back(worker.subject.identity, Instant::now());
+        // Its own group knows; without one, that the host killed anybody at all has to do.
+        let (own, anybody) = (worker.leaf.as_ref().and_then(Leaf::out_of_memory), self.memory.moved());
+        let cause = ended.cause(Circumstances { asked: worker.asked, out_of_memory: own.unwrap_or(anybody) });
         log::info("worker-gone", &[("worker", &id), ("model", &worker.model), ("how", &cause)]);
         Some((id, cause))
     }
 
     /// Reads the cage of one; nothing if it is gone.
     pub fn attest(&self, id: WorkerId) -> Vec<Reading> {
-        self.running.get(&id).map_or_else(Vec::new, |worker| attest::read(&worker.subject, &worker.pidfd))
+        self.running
+            .get(&id)
+            .map_or_else(Vec::new, |worker| attest::read(&worker.subject, worker.leaf.as_ref(), &worker.pidfd))
     }
 
     /// Kills one, if it still runs.
@@ -126,10 +138,10 @@ impl Workers {
         spawned: Spawned,
         asked: Instant,
     ) -> Answer {
-        let Spawned { pid, pidfd, ceilings, run_time_code, channel, log } = spawned;
+        let Spawned { pid, pidfd, ceilings, run_time_code, leaf, channel, log } = spawned;
         let (namespaces, landlock) = (!spawner.host.lacks(Waiver::Namespaces), spawner.host.landlock);
         let subject = Subject { pid, identity, ceilings, namespaces, landlock, run_time_code };
-        self.running.insert(worker, Worker { model: model.clone(), pid, pidfd, subject, asked: false });
+        self.running.insert(worker, Worker { model: model.clone(), pid, pidfd, subject, leaf, asked: false });
         let spawn_us = u64::try_from(asked.elapsed().as_micros()).unwrap_or(u64::MAX);
         let uid = identity.own().map_or("shared".to_owned(), |uid| uid.to_string());
         let fields: [(&str, &dyn Display); 5] =
@@ -144,7 +156,11 @@ impl Workers {
 impl Worker {
     fn kill(&mut self) {
         self.asked = true;
-        // An error means that it is gone already.
+        // The whole group, which nothing in it can run away from. Where there is none, or it cannot be: the first process of
+        // its process namespace, and all others with it. An error then means that it is gone already.
+        if self.leaf.as_ref().is_some_and(|leaf| leaf.kill().is_ok()) {
+            return;
+        }
         let _ = send_signal(&self.pidfd, Signal::SIGKILL);
     }
 }

@@ -55,7 +55,7 @@ pub(crate) fn cage(screen: &mut Screen, status: &Status, waived: &[Waiver]) -> b
             State::Missing => (Tone::Bad, no),
         };
         let mark = screen.tone(tone, format_args!("{mark:3}"));
-        screen.line(format!("  {mark} {:18} {}", short(name, 40), short(evidence, 200)).trim_end());
+        screen.line(format!("  {mark} {:20} {}", short(name, 40), short(evidence, 200)).trim_end());
     }
     let missing = rows.iter().filter(|row| row.state == State::Missing).count();
     if missing > 0 {
@@ -74,7 +74,7 @@ struct Row {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     InForce,
-    /// Not in force, and the config does without.
+    /// Not in force, and the config or the house does without.
     Waived,
     Missing,
 }
@@ -83,7 +83,7 @@ enum State {
 fn rows(status: &Status, waived: &[Waiver]) -> Vec<Row> {
     let known = Layer::ALL.into_iter().map(|layer| {
         let read = status.cage.iter().find(|read| read.layer == layer.name());
-        let accepted = layer.waiver().is_some_and(|waiver| waived.contains(&waiver));
+        let accepted = layer.excused_by(waived);
         let state = match read {
             Some(read) if read.in_force => State::InForce,
             _ if accepted => State::Waived,

@@ -131,13 +131,13 @@ async fn one(
         Ok(inside) => {
             let cage = launcher.attest(worker).await;
             // Without it the model would be served by a worker of which nobody has seen the cage.
-            let naked = cage.iter().find(|r| !r.in_force && !waived(handle, r.layer));
+            let naked = cage.iter().find(|r| !r.in_force && !excused(handle, r.layer));
             match naked {
                 Some(Reading { layer, evidence, .. }) => {
                     End::Lost(Cause::cage(*layer, &format!("is not in force: {evidence}")))
                 }
                 None if cage.is_empty() => End::Lost(Cause::protocol("it was gone before its cage could be read")),
-                None if let Some(layer) = cage::disagreement(&cage, &inside, |layer| waived(handle, layer)) => {
+                None if let Some(layer) = cage::disagreement(&cage, &inside, |layer| excused(handle, layer)) => {
                     End::Lost(Cause::cage(layer, "is in force as read from outside, and is not as the worker saw it"))
                 }
                 None => {
@@ -215,8 +215,8 @@ async fn bury(launcher: &Launcher, worker: WorkerId, tenure: &mut Tenure) -> Opt
     }
 }
 
-fn waived(handle: &ModelHandle, layer: Layer) -> bool {
-    layer.waiver().is_some_and(|waiver| handle.status().waived.contains(&waiver))
+fn excused(handle: &ModelHandle, layer: Layer) -> bool {
+    layer.excused_by(&handle.status().waived)
 }
 
 /// The answer while the server stops.

@@ -1,15 +1,17 @@
 //! Who a worker is on the host, and how little of that it may use.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs;
 use std::hash::{BuildHasher, RandomState};
 use std::os::unix::fs::MetadataExt;
+use std::time::{Duration, Instant};
 
 use caps::errors::CapsError;
 use caps::{CapSet, Capability};
 use casemate_config::config::Identities;
 use nix::errno::Errno;
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
+use thiserror::Error;
 
 use crate::sys::capability::{bound_to, lock_securebits};
 
@@ -25,13 +27,32 @@ pub enum Identity {
     Shared,
 }
 
-/// The uids for workers, each in use by one at most. Goes round, so that a uid stays unused for as long as it can.
+/// The uids for workers, each in use by one at most, and by nobody for a while after that: what one left behind, a message
+/// queue or a file that was not seen, must not be found by the next one under its name. Goes round, so that a uid stays
+/// unused for longer than it must.
 #[derive(Debug)]
 pub struct Pool {
     range: Option<Identities>,
     /// Counted from the first uid of the range.
     next: u32,
     in_use: BTreeSet<u32>,
+    /// Until when each is left alone.
+    resting: BTreeMap<u32, Instant>,
+}
+
+/// Why there is no uid for one more worker.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error(
+    "no uid is free: of sandbox.worker_uid_count = {count} are {in_use} in use, {resting} rest for sandbox.uid_rest_s = {} s \
+     after their worker's end, {strange} belong to other processes; make the range larger or the rest shorter",
+    rest.as_secs()
+)]
+pub struct Dry {
+    count: u32,
+    in_use: usize,
+    resting: usize,
+    strange: usize,
+    rest: Duration,
 }
 
 impl Identity {
@@ -111,26 +132,37 @@ impl Pool {
     /// otherwise every worker shares the launcher's identity.
     pub fn new(range: Option<Identities>, place: u32) -> Self {
         let next = range.as_ref().map_or(0, |range| place % range.worker_count);
-        Self { range, next, in_use: BTreeSet::new() }
+        Self { range, next, in_use: BTreeSet::new(), resting: BTreeMap::new() }
     }
 
-    /// An identity for one more worker, none of those that have `strangers`; `None` if there is none left.
-    pub fn take(&mut self, strangers: &BTreeSet<u32>) -> Option<Identity> {
-        let Some(range) = &self.range else { return Some(Identity::Shared) };
+    /// An identity for one more worker, none of those that have `strangers`.
+    pub fn take(&mut self, strangers: &BTreeSet<u32>, now: Instant) -> Result<Identity, Dry> {
+        let Some(range) = &self.range else { return Ok(Identity::Shared) };
+        self.resting.retain(|_, until| *until > now);
+        let mut strange = 0;
         for _ in 0..range.worker_count {
             let candidate = range.worker_first + self.next;
             self.next = (self.next + 1) % range.worker_count;
-            if !strangers.contains(&candidate) && self.in_use.insert(candidate) {
-                return Some(Identity::Own(candidate));
+            if self.resting.contains_key(&candidate) || self.in_use.contains(&candidate) {
+                continue;
             }
+            if !strangers.contains(&candidate) {
+                self.in_use.insert(candidate);
+                return Ok(Identity::Own(candidate));
+            }
+            strange += 1;
         }
-        None
+        let (count, rest) = (range.worker_count, range.rest);
+        Err(Dry { count, in_use: self.in_use.len(), resting: self.resting.len(), strange, rest })
     }
 
     /// Takes it back, once its worker is gone.
-    pub fn give_back(&mut self, identity: Identity) {
-        if let Identity::Own(uid) = identity {
+    pub fn give_back(&mut self, identity: Identity, now: Instant) {
+        if let (Identity::Own(uid), Some(range)) = (identity, &self.range) {
             self.in_use.remove(&uid);
+            if let Some(until) = now.checked_add(range.rest) {
+                self.resting.insert(uid, until);
+            }
         }
     }
 }
@@ -147,29 +179,36 @@ pub fn uids_of_processes() -> BTreeSet<u32> {
 mod tests {
     use super::*;
 
+    const REST: Duration = Duration::from_secs(60);
+
     fn pool(place: u32) -> Pool {
-        Pool::new(Some(Identities { front: 2000, worker_first: 3000, worker_count: 3 }), place)
+        Pool::new(Some(Identities { front: 2000, worker_first: 3000, worker_count: 3, rest: REST }), place)
     }
 
     #[test]
-    fn a_uid_comes_back_as_late_as_it_can() {
-        let (mut pool, nobody) = (pool(0), BTreeSet::new());
-        assert_eq!(pool.take(&nobody), Some(Identity::Own(3000)));
-        assert_eq!(pool.take(&nobody), Some(Identity::Own(3001)));
-        pool.give_back(Identity::Own(3000));
-        assert_eq!(pool.take(&nobody), Some(Identity::Own(3002)), "the one that was just used was given again");
-        assert_eq!(pool.take(&nobody), Some(Identity::Own(3000)));
-        assert_eq!(pool.take(&nobody), None, "a uid was given twice");
-        pool.give_back(Identity::Own(3001));
-        assert_eq!(pool.take(&nobody), Some(Identity::Own(3001)));
-        assert_eq!(Pool::new(None, 7).take(&nobody), Some(Identity::Shared));
+    fn a_uid_comes_back_as_late_as_it_can_and_not_before_it_has_rested() {
+        let (mut pool, nobody, start) = (pool(0), BTreeSet::new(), Instant::now());
+        assert_eq!(pool.take(&nobody, start), Ok(Identity::Own(3000)));
+        assert_eq!(pool.take(&nobody, start), Ok(Identity::Own(3001)));
+        pool.give_back(Identity::Own(3000), start);
+        assert_eq!(pool.take(&nobody, start), Ok(Identity::Own(3002)), "the one that was just used was given again");
+        let early = pool.take(&nobody, start + REST - Duration::from_secs(1)).unwrap_err().to_string();
+        assert!(early.contains("2 in use, 1 rest for sandbox.uid_rest_s = 60 s"), "{early}");
+        assert_eq!(pool.take(&nobody, start + REST), Ok(Identity::Own(3000)));
+        let full = pool.take(&nobody, start + REST).unwrap_err().to_string();
+        assert!(full.contains("worker_uid_count = 3 are 3 in use, 0 rest"), "{full}");
+        pool.give_back(Identity::Own(3001), start);
+        assert_eq!(pool.take(&nobody, start + REST), Ok(Identity::Own(3001)));
+        assert_eq!(Pool::new(None, 7).take(&nobody, start), Ok(Identity::Shared));
     }
 
     #[test]
     fn a_stranger_s_uid_is_not_given() {
-        let mut pool = pool(5);
-        assert_eq!(pool.take(&BTreeSet::from([3002, 3000])), Some(Identity::Own(3001)));
-        assert_eq!(pool.take(&BTreeSet::from([3002])), Some(Identity::Own(3000)));
+        let (mut pool, now) = (pool(5), Instant::now());
+        assert_eq!(pool.take(&BTreeSet::from([3002, 3000]), now), Ok(Identity::Own(3001)));
+        assert_eq!(pool.take(&BTreeSet::from([3002]), now), Ok(Identity::Own(3000)));
+        let dry = pool.take(&BTreeSet::from([3002]), now).unwrap_err().to_string();
+        assert!(dry.contains("1 belong to other processes"), "{dry}");
         assert!(uids_of_processes().contains(&nix::unistd::geteuid().as_raw()));
     }
 }

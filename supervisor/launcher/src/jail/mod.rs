@@ -6,6 +6,7 @@
 
 pub mod identity;
 pub mod namespaces;
+pub mod nested;
 pub mod rlimit;
 pub mod rootfs;
 
@@ -22,9 +23,11 @@ use nix::unistd::setsid;
 
 pub use step::{Failure, Step};
 
+use crate::cgroup::Entry;
 use crate::fork::Gate;
 use crate::library::Library;
 use crate::program::Program;
+use crate::sys::control::{forbid_speculation, own_core};
 use crate::sys::process;
 use identity::Identity;
 use rlimit::Ceilings;
@@ -36,6 +39,12 @@ pub struct Jail<'a> {
     pub library: &'a Library,
     /// Whether this host can give it namespaces and a root of its own.
     pub namespaces: bool,
+    /// Whether its user namespace can be closed for others inside it.
+    pub alone: bool,
+    /// Whether speculation can be turned off.
+    pub calm: bool,
+    /// Its control group, where there is one.
+    pub entry: Option<&'a Entry>,
     /// Who it is.
     pub identity: Identity,
     /// What it may use.
@@ -47,17 +56,22 @@ pub struct Jail<'a> {
 impl Jail<'_> {
     /// The namespaces that the child is made with.
     pub fn flags(&self) -> CloneFlags {
-        if self.namespaces { namespaces::ALL } else { CloneFlags::empty() }
+        if self.namespaces { namespaces::all() } else { CloneFlags::empty() }
     }
 
     /// Takes every step but the last one. Runs in the child.
     pub fn enter(&self, gate: &Gate) -> Result<(), Failure> {
         Step::Begin.take(|| gate.wait())?;
+        // Before it takes any memory.
+        Step::Cgroup.take(|| self.entry.map_or(Ok(()), Entry::enter))?;
         Step::Session.take(setsid)?;
         if self.namespaces {
             Step::Propagation.take(namespaces::keep_mounts_apart)?;
             let files = Step::Libraries.take(|| rootfs::take_hold(self.library))?;
             Step::Identity.take(identity::become_inner)?;
+            if self.alone {
+                Step::NestedNamespaces.take(nested::forbid)?;
+            }
             Step::Root.take(|| rootfs::build(self.library, &files))?;
             Step::Pivot.take(rootfs::enter)?;
             Step::HostName.take(namespaces::name)?;
@@ -66,6 +80,10 @@ impl Jail<'_> {
         }
         Step::Descriptors.take(|| place(self.descriptors))?;
         Step::Limits.take(|| self.ceilings.apply(self.counted_alone()))?;
+        if self.calm {
+            Step::Speculation.take(forbid_speculation)?;
+        }
+        Step::CoreScheduling.take(keep_to_a_core)?;
         if self.namespaces {
             Step::Capabilities.take(identity::keep_two_capabilities)?;
         }
@@ -84,6 +102,16 @@ impl Jail<'_> {
     /// Whether the kernel counts this worker's threads apart from other processes.
     fn counted_alone(&self) -> bool {
         self.namespaces || matches!(self.identity, Identity::Own(_))
+    }
+}
+
+/// A core of its own while it runs, where the kernel can do that. The mark is a worker's own and so a model's: nobody else's
+/// requests reach it.
+fn keep_to_a_core() -> Result<(), Errno> {
+    match own_core() {
+        // A kernel without it, or a CPU whose cores run one thread each.
+        Err(Errno::EINVAL | Errno::ENODEV) => Ok(()),
+        other => other,
     }
 }
 

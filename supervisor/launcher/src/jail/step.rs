@@ -30,6 +30,8 @@ macro_rules! steps {
 steps! {
     /// The parent has mapped and traced it.
     Begin = "begin", "";
+    /// Its control group.
+    Cgroup = "cgroup", "";
     /// A session of its own: no terminal, no process group of the launcher.
     Session = "session", "";
     /// Mounts of the host do not spread into it, nor its own out.
@@ -40,6 +42,8 @@ steps! {
     /// Who it is.
     Identity = "identity", "the uids of sandbox.worker_uid_first must exist where the launcher runs; in a container, \
         choose a range that is mapped into it";
+    /// Its user namespace closed for others inside it.
+    NestedNamespaces = "nested-namespaces", "/proc/sys/user must be there, and writable; containers often hide it";
     /// A root that holds the libraries and nothing else.
     Root = "root", "allow tmpfs and bind mounts in user namespaces";
     /// The root swapped for that one.
@@ -50,6 +54,10 @@ steps! {
     Descriptors = "descriptors", "";
     /// Limits of the kernel on what it uses.
     Limits = "limits", "a limit of the launcher itself may be lower than what a worker needs; see its unit or shell";
+    /// Speculation past known leaks turned off.
+    Speculation = "speculation", "do not start the kernel with mitigations=off or spectre_v2_user=off";
+    /// A mark that keeps others off the core that it runs on.
+    CoreScheduling = "core-scheduling", "";
     /// All capabilities gone but two, and those inside its own user namespace.
     Capabilities = "capabilities", "";
     /// Privileges never grow again.
@@ -121,8 +129,8 @@ mod tests {
     #[test]
     fn the_order_of_the_jail() {
         let names: Vec<_> = Step::ALL.iter().map(|step| step.name()).collect();
-        let expected = "begin session mount-propagation libraries identity root pivot-root host-name descriptors limits \
-                        capabilities no-new-privileges parent-death signals exec";
+        let expected = "begin cgroup session mount-propagation libraries identity nested-namespaces root pivot-root host-name \
+                        descriptors limits speculation core-scheduling capabilities no-new-privileges parent-death signals exec";
         assert_eq!(names, expected.split_whitespace().collect::<Vec<_>>());
     }
 }

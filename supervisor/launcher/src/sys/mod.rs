@@ -2,6 +2,7 @@
 //! function here is safe to call from a program of one thread.
 
 pub mod capability;
+pub mod control;
 pub mod mount;
 pub mod process;
 pub mod ptrace;

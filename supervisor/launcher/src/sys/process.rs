@@ -1,7 +1,7 @@
 //! Birth and death of processes, descriptors by number, and what a process inherits.
 
 use std::ffi::c_int;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
@@ -30,7 +30,7 @@ pub struct Changed {
     pub status: c_int,
 }
 
-/// `struct clone_args` of the kernel, in its first published size.
+/// `struct clone_args` of the kernel, up to the group that a child is born into (Linux 5.7).
 #[repr(C, align(8))]
 #[derive(Default)]
 struct CloneArgs {
@@ -42,19 +42,26 @@ struct CloneArgs {
     stack: u64,
     stack_size: u64,
     tls: u64,
+    set_tid: u64,
+    set_tid_size: u64,
+    cgroup: u64,
 }
 
-/// Forks, with new namespaces for the child. Refused in a program of several threads: the child would hold locks whose
+const CLONE_INTO_CGROUP: u64 = 1 << 33;
+
+/// Forks, with new namespaces for the child, and into a control group of version 2. Refused in a program of several threads: the child would hold locks whose
 /// owners it does not have.
-pub fn fork(namespaces: CloneFlags) -> nix::Result<Forked> {
+pub fn fork(namespaces: CloneFlags, group: Option<BorrowedFd<'_>>) -> nix::Result<Forked> {
     // Does nothing with one thread and fails with two.
     unshare(CloneFlags::CLONE_THREAD)?;
     let mut pidfd: c_int = -1;
     let flags = namespaces | CloneFlags::from_bits_retain(libc::CLONE_PIDFD);
+    let born_in = group.map_or(0, |_| CLONE_INTO_CGROUP);
     let arguments = CloneArgs {
-        flags: u64::from(flags.bits().cast_unsigned()),
+        flags: u64::from(flags.bits().cast_unsigned()) | born_in,
         pidfd: (&raw mut pidfd).addr() as u64,
         exit_signal: libc::SIGCHLD as u64,
+        cgroup: group.map_or(0, |group| u64::from(group.as_raw_fd().unsigned_abs())),
         ..CloneArgs::default()
     };
     // SAFETY: without CLONE_VM the child gets a copy of this program's memory, and with no stack given it goes on here on

@@ -117,6 +117,13 @@ impl Rig {
         Running { child, lines, seen: Vec::new() }
     }
 
+    /// The same as `play`, on a host that lacks something.
+    pub(crate) fn play_without(&self, what: &str, more: &str) -> Outcome {
+        let mut running = self.start_without(what, more);
+        running.wait_for("front: done");
+        running.stop()
+    }
+
     /// Runs until the front has played all models, then stops it.
     pub(crate) fn play(&self, more: &str) -> Outcome {
         let mut running = self.start(more);

@@ -7,6 +7,7 @@ use std::io::Read;
 use std::os::unix::ffi::OsStringExt;
 
 use nix::errno::Errno;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{Gid, Uid, execv, setgroups, setresgid, setresuid};
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch, apply_filter};
@@ -21,6 +22,20 @@ pub(crate) fn main() -> ! {
         // The rig maps every uid to itself meanwhile.
         std::io::stdin().read_exact(&mut [0]).unwrap();
         fs::write("/proc/sys/user/max_user_namespaces", "0").unwrap();
+    }
+    if what == "no-proc-sys" {
+        // As containers show it.
+        unshare(CloneFlags::CLONE_NEWNS).unwrap();
+        let (none, flags) = (None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REC);
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+        mount(Some("/proc/sys"), "/proc/sys", none, flags, none).unwrap();
+        mount(none, "/proc/sys", none, MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY, none).unwrap();
+    }
+    if what == "no-cgroups" {
+        unshare(CloneFlags::CLONE_NEWNS).unwrap();
+        let none = None::<&str>;
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+        umount2("/sys/fs/cgroup", MntFlags::MNT_DETACH).unwrap();
     }
     if uid != 0 && nix::unistd::geteuid().is_root() {
         setgroups(&[]).unwrap();

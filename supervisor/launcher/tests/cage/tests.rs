@@ -3,7 +3,9 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
-use nix::unistd::geteuid;
+use casemate_launcher::sys::control::core_cookie;
+use nix::errno::Errno;
+use nix::unistd::{Pid, geteuid};
 
 use crate::rig::{Outcome, Rig, USER};
 
@@ -19,6 +21,9 @@ const TESTS: &[Test] = &[
     ("a_missing_layer_is_named", a_missing_layer_is_named),
     ("a_host_without_namespaces", a_host_without_namespaces),
     ("a_host_without_ptrace_or_landlock", a_host_without_ptrace_or_landlock),
+    ("namespaces_inside_a_namespace", namespaces_inside_a_namespace),
+    ("groups_come_and_go", groups_come_and_go),
+    ("a_small_range_of_uids_runs_dry_and_recovers", a_small_range_of_uids_runs_dry_and_recovers),
     ("a_front_takes_its_workers_along", a_front_takes_its_workers_along),
     ("a_second_signal_means_now", a_second_signal_means_now),
     ("nothing_outlives_the_launcher", nothing_outlives_the_launcher),
@@ -47,13 +52,17 @@ fn somebody() -> (Option<u32>, &'static str) {
     if geteuid().is_root() { (None, "") } else { (Some(geteuid().as_raw()), ACCEPT) }
 }
 
-const ACCEPT: &str = "[sandbox]\naccept_missing = [\"own-identity\"]";
+const ACCEPT: &str = "[sandbox]\naccept_missing = [\"own-identity\", \"cgroup\"]";
 
-const LAYERS: [&str; 11] = [
+const LAYERS: [&str; 15] = [
+    "cgroup",
     "resource-limits",
     "user-namespace",
     "namespaces",
     "own-identity",
+    "no-nested-namespaces",
+    "speculation",
+    "core-scheduling",
     "no-new-privileges",
     "non-dumpable",
     "empty-root",
@@ -75,8 +84,13 @@ fn root_cages_a_worker() {
     outcome.says("shared with nobody, no other group");
     outcome.says("waived=[]");
     for layer in LAYERS {
-        outcome.says(&format!("report: {layer}=true"));
+        outcome.says(&format!("report: {layer}={}", holds_here(layer)));
     }
+}
+
+/// Whether a layer is in force where it is not missing: core scheduling is the kernel's choice.
+fn holds_here(layer: &str) -> bool {
+    layer != "core-scheduling" || !matches!(core_cookie(Pid::from_raw(0)), Err(Errno::EINVAL))
 }
 
 fn a_user_cages_a_worker() {
@@ -85,9 +99,10 @@ fn a_user_cages_a_worker() {
     caged(&outcome);
     outcome.says(&format!("front: uid={user} fds=[0, 1, 2, 3, 4, 5] env=0"));
     outcome.says("layer-missing layer=own-identity");
-    outcome.says("waived=[OwnIdentity]");
+    outcome.says("waived=[OwnIdentity, Cgroup]");
     for layer in LAYERS {
-        outcome.says(&format!("report: {layer}={}", layer != "own-identity"));
+        let gone = ["own-identity", "cgroup"].contains(&layer);
+        outcome.says(&format!("report: {layer}={}", !gone && holds_here(layer)));
     }
     outcome.says(&format!("report: own-identity=false | uid {user}, shared with the launcher"));
     outcome.says("denied: Syscall(Denied { number: 110,");
@@ -184,14 +199,14 @@ fn a_missing_layer_is_named() {
     let rig = Rig::new(&["many"], Some(user));
     let outcome = rig.start("").end();
     assert_eq!(outcome.code, Some(78), "{}", outcome.all());
-    outcome.says("write sandbox.accept_missing = [\\\"own-identity\\\"]");
+    outcome.says("write sandbox.accept_missing = [\\\"own-identity\\\", \\\"cgroup\\\"]");
     outcome.says_not("listening");
     let outcome = rig.check(ACCEPT);
     assert_eq!(outcome.code, Some(0), "{}", outcome.all());
     outcome.says_not("listening");
 }
 
-const WITHOUT_NAMESPACES: &str = "[sandbox]\naccept_missing = [\"namespaces\", \"own-identity\"]";
+const WITHOUT_NAMESPACES: &str = "[sandbox]\naccept_missing = [\"namespaces\", \"own-identity\", \"cgroup\"]";
 
 fn a_host_without_namespaces() {
     if !geteuid().is_root() {
@@ -210,11 +225,11 @@ fn a_host_without_namespaces() {
         assert_eq!(outcome.code, Some(0), "{}", outcome.all());
         outcome.says("layer-missing layer=namespaces");
         // What remains; as root a worker has its own uid all the same, though the operator goes without.
-        let gone = ["user-namespace", "namespaces", "empty-root"];
+        let gone = ["user-namespace", "namespaces", "no-nested-namespaces", "empty-root"];
         // As an ordinary user nobody but root could empty its bounding set, or look into it once it is not dumpable.
-        let gone_too = ["own-identity", "no-capabilities", "descriptors"];
+        let gone_too = ["own-identity", "cgroup", "no-capabilities", "descriptors"];
         for layer in LAYERS {
-            let holds = !gone.contains(&layer) && (user.is_none() || !gone_too.contains(&layer));
+            let holds = !gone.contains(&layer) && (user.is_none() || !gone_too.contains(&layer)) && holds_here(layer);
             outcome.says(&format!("report: {layer}={holds}"));
         }
         outcome.says("denied: Syscall(Denied { number: 110,");
@@ -235,10 +250,101 @@ fn a_host_without_ptrace_or_landlock() {
     let outcome = rig.start_without("no-landlock", accept).end();
     assert_eq!(outcome.code, Some(78), "{}", outcome.all());
     outcome.says("landlock: this kernel has no Landlock");
-    let all = "[sandbox]\naccept_missing = [\"landlock\", \"own-identity\"]";
+    let all = "[sandbox]\naccept_missing = [\"landlock\", \"own-identity\", \"cgroup\"]";
     let mut running = rig.start_without("no-landlock", all);
     running.wait_for("front: done");
     running.stop().says("report: landlock=false");
+}
+
+/// Without the layer the same worker makes what it is refused with it.
+fn namespaces_inside_a_namespace() {
+    let (user, accept) = somebody();
+    let rig = Rig::new(&["nest"], user);
+    let outcome = rig.play(accept);
+    outcome.says("nest: log user=Err(ENOSPC) mnt=Err(ENOSPC)");
+    if !geteuid().is_root() {
+        return println!("not root: the control is skipped");
+    }
+    let outcome = rig.start_without("no-proc-sys", accept).end();
+    assert_eq!(outcome.code, Some(78), "{}", outcome.all());
+    outcome.says("no-nested-namespaces: jail step nested-namespaces: EROFS");
+    outcome.says("accept_missing = [\\\"no-nested-namespaces\\\"]");
+    let mut running = rig.start_without("no-proc-sys", "[sandbox]\naccept_missing = [\"no-nested-namespaces\"]");
+    running.wait_for("front: done");
+    running.stop().says("nest: log user=Ok(()) mnt=Ok(())");
+}
+
+fn groups_come_and_go() {
+    if !geteuid().is_root() {
+        return println!("not root: skipped");
+    }
+    let rig = Rig::new(&["hang", "many"], None);
+    let outcome = rig.start_without("no-cgroups", "").end();
+    assert_eq!(outcome.code, Some(78), "{}", outcome.all());
+    outcome.says("cgroup: ");
+    outcome.says("accept_missing = [\\\"cgroup\\\"]");
+    let outcome = rig.play_without("no-cgroups", "[sandbox]\naccept_missing = [\"cgroup\"]");
+    outcome.says("layer-missing layer=cgroup");
+    outcome.says("hang: Killed");
+    let mut running = rig.start("");
+    running.wait_for("front: done");
+    let launcher = running.child.id();
+    let homes = left_by(launcher);
+    assert!(!homes.is_empty(), "the control: the launcher has folders while it runs");
+    for home in homes {
+        let groups = std::fs::read_dir(&home).unwrap().flatten().filter(|entry| entry.path().is_dir());
+        let groups: Vec<_> = groups.map(|entry| entry.file_name()).filter(|name| name != "house").collect();
+        assert!(groups.is_empty(), "{groups:?} in {home:?} outlived their worker");
+    }
+    assert_eq!(running.stop().code, Some(0));
+    assert_eq!(left_by(launcher), Vec::<std::path::PathBuf>::new());
+    // One that is killed leaves its folders to the next one, which tidies up.
+    let mut killed = rig.start("");
+    killed.wait_for("worker-started");
+    let dead = killed.child.id();
+    killed.child.kill().unwrap();
+    killed.child.wait().unwrap();
+    assert!(!left_by(dead).is_empty(), "the control: a killed launcher cannot tidy up");
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    let outcome = rig.play("");
+    assert_eq!(outcome.code, Some(0), "{}", outcome.all());
+    assert_eq!(left_by(dead), Vec::<std::path::PathBuf>::new());
+}
+
+/// The folders of a launcher, in whatever hierarchy.
+fn left_by(launcher: u32) -> Vec<std::path::PathBuf> {
+    let mut found = Vec::new();
+    let mut look = vec![std::path::PathBuf::from("/sys/fs/cgroup")];
+    while let Some(folder) = look.pop() {
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if name.starts_with(&format!("casemate-{launcher}-")) {
+                found.push(entry.path());
+            } else if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                look.push(entry.path());
+            }
+        }
+    }
+    found
+}
+
+fn a_small_range_of_uids_runs_dry_and_recovers() {
+    if !geteuid().is_root() {
+        return println!("not root: skipped");
+    }
+    // Twenty workers, one after the other, and two uids.
+    let range = "[sandbox]\nworker_uid_first = 1879190000\nworker_uid_count = 2";
+    let outcome = Rig::new(&["many"], None).play(&format!("{range}\nuid_rest_s = 600"));
+    let count = |text| outcome.lines.iter().filter(|line| line.contains(text)).count();
+    assert_eq!(count("front: many: Exited(0)"), 2, "{}", outcome.all());
+    outcome.says("worker_uid_count = 2 are 0 in use, 2 rest for sandbox.uid_rest_s = 600 s");
+    outcome.says("retry: true");
+    let uids: std::collections::BTreeSet<_> =
+        outcome.lines.iter().filter_map(|line| line.split_once("worker-started")?.1.split_once(" uid=")?.1.split(' ').next()).collect();
+    assert_eq!(uids.len(), 2, "a uid was used again before it had rested: {uids:?}");
+    let outcome = Rig::new(&["many"], None).play(&format!("{range}\nuid_rest_s = 0"));
+    let well = outcome.lines.iter().filter(|line| line.contains("front: many: Exited(0)")).count();
+    assert_eq!(well, 20, "the control: without a rest two uids are enough\n{}", outcome.all());
 }
 
 fn a_front_takes_its_workers_along() {

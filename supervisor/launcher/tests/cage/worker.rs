@@ -15,6 +15,7 @@ use casemate_ipc::shm::map::Frozen;
 use casemate_ipc::work::{FromWorker, ToWorker};
 use casemate_launcher::sys::process::exit_now;
 use casemate_lockdown::{Requirements, confine, lock, seal};
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::resource::{Resource, getrlimit};
 
 use crate::born::Born;
@@ -39,6 +40,7 @@ pub(crate) fn main() -> ! {
         b"exit" => exit_now(3),
         b"print" => print_a_lot(),
         b"mount" => escape(),
+        b"nest" => nest(),
         b"many" => {}
         b"hang" => loop {
             thread::sleep(Duration::from_secs(1));
@@ -121,6 +123,13 @@ fn thread_refused(grant: &Grant) {
     loop {
         thread::park();
     }
+}
+
+/// Namespaces inside its own, with the capabilities that it has left until the lock.
+fn nest() {
+    let user = unshare(CloneFlags::CLONE_NEWUSER);
+    let mnt = unshare(CloneFlags::CLONE_NEWNS);
+    println!("user={user:?} mnt={mnt:?}");
 }
 
 /// Nobody reads: it must not hang.
