@@ -3,15 +3,20 @@
 //! [`casemate`] starts `casemate-launcher` over a store that the test fills, [`client`] speaks HTTP to it byte by byte,
 //! [`forge`] and [`models`] make TorchScript archives without Python, [`process`] reads `/proc`, [`lack`] takes something away from the host,
 //! [`stage`] brings the programs where an ordinary user can run them.
+//! [`forge`] and [`models`] make TorchScript archives without Python, [`process`] reads `/proc`,
+//! [`stage`] brings the programs where an ordinary user can run them. [`fake_launcher`] starts a real front with workers that
+//! are threads of the test ([`puppet`]).
 
 #![allow(clippy::expect_used, reason = "this is test code: what cannot be set up ends the test")]
 
 pub mod casemate;
 pub mod client;
+pub mod fake_launcher;
 pub mod forge;
 pub mod lack;
 pub mod models;
 pub mod process;
+pub mod puppet;
 pub mod stage;
 
 #[path = "../adversary/models/mod.rs"]
