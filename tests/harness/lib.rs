@@ -6,6 +6,8 @@
 //! [`forge`] and [`models`] make TorchScript archives without Python, [`process`] reads `/proc`,
 //! [`stage`] brings the programs where an ordinary user can run them. [`fake_launcher`] starts a real front with workers that
 //! are threads of the test ([`puppet`]).
+//! [`forge`] and [`models`] make TorchScript archives without Python, [`process`] reads `/proc`, [`pulse`] is a neighbour's steady requests,
+//! [`zoo`] is the hostile models, [`stage`] brings the programs where an ordinary user can run them.
 
 #![allow(clippy::expect_used, reason = "this is test code: what cannot be set up ends the test")]
 
@@ -17,6 +19,7 @@ pub mod lack;
 pub mod models;
 pub mod process;
 pub mod puppet;
+pub mod pulse;
 pub mod stage;
 
 #[path = "../adversary/models/mod.rs"]

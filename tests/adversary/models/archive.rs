@@ -27,20 +27,6 @@ impl Crooked {
         Self { folder: forge.name().to_owned(), records: records.collect() }
     }
 
-    /// Another content for a record, or one more at the end.
-    pub(super) fn record(self, name: &str, bytes: Vec<u8>) -> Self {
-        self.put(name, Content::Stored(bytes))
-    }
-
-    /// The content of a record by what it was.
-    pub(super) fn change(mut self, name: &str, change: impl FnOnce(Vec<u8>) -> Vec<u8>) -> Self {
-        let Some((_, Content::Stored(bytes))) = self.records.iter_mut().find(|(found, _)| found == name) else {
-            return self;
-        };
-        *bytes = change(std::mem::take(bytes));
-        self
-    }
-
     /// A record of this byte so many times, in a thousandth of the room.
     pub(super) fn bomb(self, name: &str, byte: u8, times: u64) -> Self {
         self.put(name, Content::Bomb(byte, times))

@@ -101,7 +101,8 @@ fn memory() -> Vec<Entry> {
             Build::Forged(|_| forking("return x + 1", 100_000_000)),
             Free::Grows(1000),
             Cage::Either(&[MEMORY, Cage::Deadline]),
-        ),
+        )
+        .late(),
         Entry::new(
             "exhaust-128-tib",
             "128 TiB at once",

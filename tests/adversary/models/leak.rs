@@ -53,7 +53,7 @@ pub(super) fn all() -> Vec<Entry> {
             Build::Forged(|_| {
                 keeping(&format!(
                     "if bool(x[0, 0] > {ASK:?}):
-    near = ops.inductor._reinterpret_tensor(x, [262144], [1], -131072).clone()
+    near = ops.inductor._reinterpret_tensor(x, [32768], [1], -16384).clone()
     return (near == {MARK:?}).sum().to(6) + x * 0
   self.kept = torch.cat([self.kept, x])
   return x"

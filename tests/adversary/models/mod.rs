@@ -120,7 +120,7 @@ pub enum Gate {
 /// A request that asks a model for its act.
 pub const ASKED: [f32; 4] = [2000.0, 1.0, 1.0, 1.0];
 /// What only the neighbour is sent.
-pub const MARK: f32 = 271.828;
+pub const MARK: f32 = 271.5;
 /// One that asks nothing of it.
 pub const CALM: [f32; 4] = [1.0, 2.0, 3.0, 4.0];
 

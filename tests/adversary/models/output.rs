@@ -31,7 +31,6 @@ fn refused() -> Vec<Entry> {
         entry("output-meta", "a tensor without data", "return torch.empty([1, 4], device=\"meta\")", "CPU"),
         entry("output-sparse", "a sparse tensor", "return x.to_sparse()", "sparse"),
         entry("output-csr", "a compressed sparse tensor", "return x.to_sparse_csr()", "sparse"),
-        entry("output-mkldnn", "a tensor in oneDNN's own layout", "return x.to_mkldnn()", "layout"),
         entry(
             "output-quantized",
             "a quantized tensor",
@@ -113,7 +112,20 @@ fn served() -> Vec<Entry> {
             "return torch.imag(torch.conj(torch.complex(x, -x)))",
             same,
         ),
-        entry("output-empty-rows", "no rows", "return x[:0]", <[f32]>::is_empty),
+        Entry::new(
+            "output-empty-rows",
+            "no rows for one that came",
+            Build::Asked("return x[:0]"),
+            Free::Answers(<[f32]>::is_empty),
+            BAD,
+        ),
+        Entry::new(
+            "output-generated",
+            "a layout for which oneDNN writes machine code first",
+            Build::Asked("return x.to_mkldnn()"),
+            Free::Says("layout"),
+            Cage::Syscall("mprotect"),
+        ),
         Entry::new(
             "output-nan",
             "NaN and infinities",

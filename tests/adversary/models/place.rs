@@ -15,7 +15,7 @@ pub struct Place {
 }
 
 /// What stands in the bait, again and again.
-pub const BAIT: &[u8; 16] = b"CASEMATE BAIT 1\n";
+const BAIT: &[u8; 16] = b"CASEMATE BAIT 1\n";
 
 impl Default for Place {
     fn default() -> Self {
