@@ -124,6 +124,17 @@ pub struct Grant {
     pub responses: Geometry,
     /// Layers that the operator goes without, by name.
     pub waived: Vec<Waiver>,
+    /// Which operators the model may use.
+    pub graph: GraphPolicy,
+}
+
+/// Which operators a model may use. Whatever it says, the structure of the archive is judged.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Encode, Decode)]
+pub struct GraphPolicy {
+    /// Everything but what is forbidden; otherwise only what is listed.
+    pub open: bool,
+    /// Operators by name that are allowed whatever the lists say.
+    pub extra_ops: Vec<String>,
 }
 
 /// The cut of an arena: `slots` pieces of `slot_bytes` each.
@@ -186,6 +197,8 @@ pub mod exit_code {
     pub const TRIAL: i32 = 75;
     /// The front broke the protocol.
     pub const PROTOCOL: i32 = 76;
+    /// The gate refused the model.
+    pub const GATE: i32 = 77;
 }
 
 impl Geometry {

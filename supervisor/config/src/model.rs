@@ -1,6 +1,7 @@
 //! One model as the operator wants it served.
 
 use casemate_ipc::id::Version;
+use casemate_ipc::launch::GraphPolicy;
 
 /// What is said about one model, or about all that nothing is said about.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -11,6 +12,8 @@ pub struct ModelConfig {
     pub threads: u32,
     /// Bytes of memory that a worker may take for its data.
     pub memory_bytes: u64,
+    /// Which operators it may use.
+    pub graph: GraphPolicy,
 }
 
 /// Which versions of a model to serve.
