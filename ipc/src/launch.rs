@@ -143,6 +143,8 @@ pub struct Grant {
     pub waived: Vec<Waiver>,
     /// Whether machine code may be made while the model runs.
     pub run_time_code: RunTimeCode,
+    /// Which operators the model may use.
+    pub graph: GraphPolicy,
 }
 
 /// Whether a worker may make machine code while its model runs, as `models.NAME.run_time_code` says it.
@@ -154,6 +156,15 @@ pub enum RunTimeCode {
     Refused,
     /// oneDNN is on, and may write its kernels into memory of the worker's own.
     Allowed,
+}
+
+/// Which operators a model may use. Whatever it says, the structure of the archive is judged.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Encode, Decode)]
+pub struct GraphPolicy {
+    /// Everything but what is forbidden; otherwise only what is listed.
+    pub open: bool,
+    /// Operators by name that are allowed whatever the lists say.
+    pub extra_ops: Vec<String>,
 }
 
 /// The cut of an arena: `slots` pieces of `slot_bytes` each.
@@ -216,6 +227,8 @@ pub mod exit_code {
     pub const TRIAL: i32 = 75;
     /// The front broke the protocol.
     pub const PROTOCOL: i32 = 76;
+    /// The gate refused the model.
+    pub const GATE: i32 = 77;
 }
 
 impl RunTimeCode {

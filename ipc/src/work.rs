@@ -54,6 +54,13 @@ pub enum FromWorker {
         /// Time spent loading and warming up, in microseconds.
         load_us: u64,
     },
+    /// The gate or the operator's policy lets this model no further, and the worker exits. Said once, instead of `Ready`.
+    Gated {
+        /// The class of reason. A closed set, so a client may be told.
+        code: GateCode,
+        /// Why, for the operator's log; at most [`MAX_DETAIL`] bytes.
+        detail: String,
+    },
     /// It will not serve this model, and exits. Said once, instead of what would have come next.
     Refused {
         /// The step that failed.
@@ -153,10 +160,49 @@ pub enum Step {
     Warm,
     /// Manifest and digest.
     Verify,
+    /// The archive gate, and the operator's policy on operators.
+    Gate,
     /// The engine's loader.
     Load,
     /// The first run.
     Trial,
+}
+
+/// Why the gate refuses a model. No word of the model's own is in it, so a client may be told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Encode, Decode)]
+pub enum GateCode {
+    /// Not a zip archive as `torch.jit.save` writes it.
+    ArchiveStructure,
+    /// Too many records, or too many bytes.
+    ArchiveSize,
+    /// A record's bytes are not those of its CRC-32.
+    ArchiveChecksum,
+    /// A record that no TorchScript model has.
+    ArchiveRecord,
+    /// A pickle that libtorch's reader would not write, or may not be trusted with.
+    PickleOpcode,
+    /// A pickle that names something it may not.
+    PickleGlobal,
+    /// A pickle that is too deep or too large.
+    PickleSize,
+    /// A tensor that reaches beyond its bytes.
+    TensorBounds,
+    /// A tensor for another device than the CPU.
+    TensorDevice,
+    /// Code that is no TorchScript.
+    CodeText,
+    /// Code nested too deep.
+    CodeDepth,
+    /// Code that is too long, or becomes so when its calls are inlined.
+    CodeSize,
+    /// An operator or class that is forbidden.
+    GraphDenied,
+    /// An operator or class that is not on the list.
+    GraphUnlisted,
+    /// Code that runs while the model is loaded.
+    GraphHook,
+    /// Code whose operators cannot be told from its text.
+    GraphUnclear,
 }
 
 /// Why a batch failed.
@@ -202,6 +248,7 @@ impl Step {
             Self::Lock => "lock",
             Self::Warm => "warm",
             Self::Verify => "verify",
+            Self::Gate => "gate",
             Self::Load => "load",
             Self::Trial => "trial",
         }
@@ -209,7 +256,51 @@ impl Step {
 
     /// Whether starting again could end otherwise. A digest that differs, a model that the engine refuses: never.
     pub const fn is_final(self) -> bool {
-        matches!(self, Self::Verify)
+        matches!(self, Self::Verify | Self::Gate)
+    }
+}
+
+impl GateCode {
+    /// Every code.
+    pub const ALL: [Self; 16] = [
+        Self::ArchiveStructure,
+        Self::ArchiveSize,
+        Self::ArchiveChecksum,
+        Self::ArchiveRecord,
+        Self::PickleOpcode,
+        Self::PickleGlobal,
+        Self::PickleSize,
+        Self::TensorBounds,
+        Self::TensorDevice,
+        Self::CodeText,
+        Self::CodeDepth,
+        Self::CodeSize,
+        Self::GraphDenied,
+        Self::GraphUnlisted,
+        Self::GraphHook,
+        Self::GraphUnclear,
+    ];
+
+    /// A stable word.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::ArchiveStructure => "archive-structure",
+            Self::ArchiveSize => "archive-size",
+            Self::ArchiveChecksum => "archive-checksum",
+            Self::ArchiveRecord => "archive-record",
+            Self::PickleOpcode => "pickle-opcode",
+            Self::PickleGlobal => "pickle-global",
+            Self::PickleSize => "pickle-size",
+            Self::TensorBounds => "tensor-bounds",
+            Self::TensorDevice => "tensor-device",
+            Self::CodeText => "code-text",
+            Self::CodeDepth => "code-depth",
+            Self::CodeSize => "code-size",
+            Self::GraphDenied => "graph-denied",
+            Self::GraphUnlisted => "graph-unlisted",
+            Self::GraphHook => "graph-hook",
+            Self::GraphUnclear => "graph-unclear",
+        }
     }
 }
 

@@ -1,3 +1,4 @@
-//! The model's file, before anything but SHA-256 has read it.
+//! The model's file, before the engine reads it: SHA-256 first, then the gate.
 
+pub mod gate;
 pub mod verify;

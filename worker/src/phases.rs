@@ -1,6 +1,7 @@
 //! A worker's trip, each step with the proof of the last one in its hand:
 //!
-//! boot → confine → warm up → lock → thread pools → seal → verify → load → trial → serve.
+//! boot → confine → warm up → lock → thread pools → seal → verify → gate → load → gate
+//! (its graphs) → trial → serve.
 //!
 //! Until `seal` has succeeded no byte of the model or of its manifest has been read by anything.
 
@@ -8,14 +9,15 @@ use std::time::Instant;
 
 use casemate_ipc::launch::{Grant, RunTimeCode, exit_code};
 use casemate_ipc::layer::Waiver;
-use casemate_ipc::work::{FromWorker, Inside, Step, detail};
+use casemate_ipc::work::{FromWorker, GateCode, Inside, Step, detail};
 use casemate_lockdown::{self as lockdown, Report, Requirements, Sealed};
 use nix::unistd::geteuid;
 
 use crate::boot::{self, Born, Estate};
 use crate::engine::contract::ToFront;
 use crate::engine::{self, shim};
-use crate::model::verify::{self, Verified};
+use crate::model::gate::{self, GateError};
+use crate::model::verify;
 use crate::serve::Cell;
 use crate::warm;
 
@@ -36,6 +38,8 @@ pub fn run() -> ! {
 /// A step that failed.
 struct Stop {
     step: Step,
+    /// Of the gate only.
+    code: Option<GateCode>,
     why: String,
 }
 
@@ -44,11 +48,15 @@ fn live(front: &ToFront, estate: Estate) -> Result<i32, Stop> {
     let Estate { grant, requests, responses, model, manifest } = estate;
     let (sealed, inside) = cage(&grant)?;
     let verified = verify::verify(&sealed, manifest.bytes(), model.bytes(), engine::platform);
-    let Verified { model: bytes, format, declared } = verified.map_err(|error| Stop::at(Step::Verify, error))?;
+    let verified = verified.map_err(|error| Stop::at(Step::Verify, error))?;
+    let declared = &verified.declared;
     tell(front, Step::Verify, &FromWorker::Verified { declared: declared.clone(), inside })?;
 
     let begun = Instant::now();
-    let engine = engine::load(format, bytes, &declared.signature).map_err(|error| Stop::at(Step::Load, error))?;
+    let gated = gate::gate(&verified, &grant.graph)?;
+    let engine = engine::load(&gated, &declared.signature).map_err(|error| Stop::at(Step::Load, error))?;
+    gated.graphs(&engine.graphs().map_err(|error| Stop::at(Step::Load, error))?)?;
+    let declared = verified.declared;
     // The engine has its own copy of what it needs; the file's memory can be as large again.
     drop((model, manifest));
     let mut cell = Cell {
@@ -122,22 +130,32 @@ fn tell(front: &ToFront, step: Step, message: &FromWorker) -> Result<(), Stop> {
 
 impl Stop {
     fn at(step: Step, why: impl ToString) -> Self {
-        Self { step, why: why.to_string() }
+        Self { step, code: None, why: why.to_string() }
     }
 
     /// Tells whoever listens, and says with which code to end.
     fn say(self, front: &ToFront) -> i32 {
-        let Self { step, why } = self;
+        let Self { step, code, why } = self;
         shim::log(2, format!("{}: {why}\n", step.name()).as_bytes());
         // If the front is gone too, the exit code is all that is left.
-        let _ = front.send(&FromWorker::Refused { step, detail: detail(why) });
+        let _ = front.send(&match code {
+            Some(code) => FromWorker::Gated { code, detail: detail(why) },
+            None => FromWorker::Refused { step, detail: detail(why) },
+        });
         match step {
             Step::Boot => exit_code::BOOT,
             Step::Lock => exit_code::LOCK,
             Step::Warm => exit_code::WARM,
             Step::Verify => exit_code::VERIFY,
+            Step::Gate => exit_code::GATE,
             Step::Load => exit_code::LOAD,
             Step::Trial => exit_code::TRIAL,
         }
+    }
+}
+
+impl From<GateError> for Stop {
+    fn from(error: GateError) -> Self {
+        Self { step: Step::Gate, code: Some(error.code()), why: error.to_string() }
     }
 }

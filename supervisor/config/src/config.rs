@@ -6,14 +6,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use casemate_ipc::id::ModelName;
-use casemate_ipc::launch::{Geometry, RunTimeCode};
+use casemate_ipc::launch::{Geometry, GraphPolicy, RunTimeCode};
 use casemate_ipc::layer::Waiver;
 use thiserror::Error;
 
 use crate::limits::{LimitError, Limits};
 use crate::listen::{self, ListenError};
 use crate::model::{ModelConfig, Versions};
-use crate::raw::{Raw, RawModel, RawSandbox, RawVersions};
+use crate::raw::{Raw, RawGraph, RawModel, RawPolicy, RawSandbox, RawVersions};
 
 /// What the operator wants.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +32,8 @@ pub struct Config {
     pub models: BTreeMap<ModelName, ModelConfig>,
     /// Serve only those.
     pub only_listed: bool,
+    /// Which operators models may use of which nothing else is said.
+    pub graph: GraphPolicy,
 }
 
 /// Who the processes are, where the launcher is root.
@@ -78,6 +80,9 @@ pub enum ConfigError {
         /// What was written.
         word: String,
     },
+    /// An operator's name that is none.
+    #[error("extra_ops: {0:?} is no operator's name, such as \"aten::relu\" or \"quantized::*\"; at most {MAX_EXTRA_OPS} are allowed")]
+    ExtraOp(String),
     /// A model's own limit.
     #[error("models.{model}.{key} = {found} must be {least} to {most}")]
     Model {
@@ -105,6 +110,8 @@ pub enum ConfigError {
 /// Least CPU time of a worker: less would not get it through its start.
 const CPUS_LEAST: f64 = 0.05;
 const CPUS_MOST: f64 = 1024.0;
+/// Most operators that `extra_ops` may name.
+pub const MAX_EXTRA_OPS: usize = 64;
 
 /// Slots of an arena: one batch runs while the next is being written.
 pub const SLOTS: u32 = 2;
@@ -118,8 +125,9 @@ impl Config {
             return Err(ConfigError::Store(raw.store));
         }
         let limits = Limits::from_raw(&raw.limits)?;
+        let graph = check_graph(raw.graph)?;
         let models = raw.models.into_iter().map(|(name, model)| {
-            let checked = check_model(&name, model, &limits)?;
+            let checked = check_model(&name, model, defaults(&limits, &graph))?;
             Ok((name, checked))
         });
         let mut waived = raw.sandbox.accept_missing.clone();
@@ -133,12 +141,13 @@ impl Config {
             models: models.collect::<Result<_, ConfigError>>()?,
             limits,
             only_listed: raw.only_listed,
+            graph,
         })
     }
 
     /// What is said about a model, or the defaults.
     pub fn model(&self, name: &ModelName) -> ModelConfig {
-        self.models.get(name).cloned().unwrap_or_else(|| defaults(&self.limits))
+        self.models.get(name).cloned().unwrap_or_else(|| defaults(&self.limits, &self.graph))
     }
 
     /// The request arena of every worker.
@@ -168,7 +177,7 @@ fn slot(bytes: u64) -> u64 {
     (bytes + 2 * PAGE).next_multiple_of(PAGE)
 }
 
-fn defaults(limits: &Limits) -> ModelConfig {
+fn defaults(limits: &Limits, graph: &GraphPolicy) -> ModelConfig {
     let threads = u32::try_from(limits.threads).unwrap_or(1);
     ModelConfig {
         versions: Versions::Latest,
@@ -176,6 +185,7 @@ fn defaults(limits: &Limits) -> ModelConfig {
         memory_bytes: limits.worker_memory_mib << 20,
         run_time_code: RunTimeCode::Refused,
         cpu_millis: one_cpu_each(threads),
+        graph: graph.clone(),
     }
 }
 
@@ -195,7 +205,21 @@ fn check_cpus(name: &ModelName, found: f64) -> Result<Option<u32>, ConfigError> 
     Ok(Some((found * 1000.0).round() as u32))
 }
 
-fn check_model(name: &ModelName, raw: RawModel, limits: &Limits) -> Result<ModelConfig, ConfigError> {
+/// Names as the gate compares them: printable, short, few.
+fn check_graph(raw: RawGraph) -> Result<GraphPolicy, ConfigError> {
+    let RawGraph { policy, extra_ops } = raw;
+    let sound = |name: &String| {
+        let body = name.strip_suffix('*').unwrap_or(name);
+        let word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | ':' | '.');
+        (3..=128).contains(&name.len()) && body.len() >= 3 && body.chars().all(word)
+    };
+    if let Some(name) = extra_ops.iter().find(|name| !sound(name)).or(extra_ops.get(MAX_EXTRA_OPS)) {
+        return Err(ConfigError::ExtraOp(name.chars().take(64).collect()));
+    }
+    Ok(GraphPolicy { open: policy == RawPolicy::Open, extra_ops })
+}
+
+fn check_model(name: &ModelName, raw: RawModel, defaults: ModelConfig) -> Result<ModelConfig, ConfigError> {
     let bounded = |key: &'static str, limit: &str, found: u64| {
         let (least, most) = Limits::TABLE.iter().find(|l| l.name == limit).map_or((1, 1), |l| (l.least, l.most));
         if (least..=most).contains(&found) {
@@ -204,7 +228,10 @@ fn check_model(name: &ModelName, raw: RawModel, limits: &Limits) -> Result<Model
             Err(ConfigError::Model { model: name.clone(), key, found, least, most })
         }
     };
-    let ModelConfig { mut versions, mut threads, mut memory_bytes, mut cpu_millis, .. } = defaults(limits);
+    let ModelConfig { mut versions, mut threads, mut memory_bytes, mut cpu_millis, mut graph, .. } = defaults;
+    if let Some(written) = raw.graph {
+        graph = check_graph(written)?;
+    }
     if let Some(written) = raw.threads {
         bounded("threads", "threads", written.into())?;
         threads = written;
@@ -225,7 +252,7 @@ fn check_model(name: &ModelName, raw: RawModel, limits: &Limits) -> Result<Model
             _ => return Err(ConfigError::Versions { model: name.clone(), word: word.chars().take(32).collect() }),
         },
     }
-    Ok(ModelConfig { versions, threads, memory_bytes, cpu_millis, run_time_code: raw.run_time_code })
+    Ok(ModelConfig { versions, threads, memory_bytes, cpu_millis, run_time_code: raw.run_time_code, graph })
 }
 
 const UID_REST_MOST: u64 = 604_800;
@@ -302,6 +329,10 @@ mod tests {
             "store = \"/s\"\n[models.a]\ncpus = inf",
             "store = \"/s\"\n[models.a]\ncpus = 1025",
             "store = \"/s\"\n[sandbox]\nuid_rest_s = 604801",
+            "store = \"/s\"\n[graph]\npolicy = \"off\"",
+            "store = \"/s\"\n[graph]\nextra_ops = [\"*\"]",
+            "store = \"/s\"\n[graph]\nextra_ops = [\"aten::a b\"]",
+            "store = \"/s\"\n[models.a.graph]\narchive = false",
         ];
         for text in bad {
             assert!(Config::parse(text).is_err(), "{text:?} passed");
@@ -315,7 +346,8 @@ mod tests {
         let versions = Versions::Listed(vec!["1".parse().unwrap(), "2".parse().unwrap()]);
         let memory_bytes = 128 << 20;
         let run_time_code = RunTimeCode::Allowed;
-        let expected = ModelConfig { versions, threads: 4, memory_bytes, cpu_millis: Some(4000), run_time_code };
+        let (cpu_millis, graph) = (Some(4000), GraphPolicy::default());
+        let expected = ModelConfig { versions, threads: 4, memory_bytes, cpu_millis, run_time_code, graph };
         assert_eq!(model, expected);
         let cpus = |line: &str| {
             let text = format!("store = \"/s\"\n[limits]\nthreads = 3\n[models.a]\n{line}");
@@ -326,5 +358,16 @@ mod tests {
         assert_eq!(cpus("cpus = 0"), None);
         assert_eq!(cpus(""), Some(3000));
         assert_eq!(cpus("threads = 2"), Some(2000));
+    }
+
+    #[test]
+    fn the_policy_on_operators_is_strict_and_a_model_may_have_its_own() {
+        let of = |text: &str, model: &str| {
+            Config::parse(&format!("store = \"/s\"\n{text}")).unwrap().model(&model.parse().unwrap()).graph
+        };
+        assert_eq!(of("", "a"), GraphPolicy::default());
+        let text = "[graph]\npolicy = \"open\"\n[models.a]\ngraph = { extra_ops = [\"quantized::*\"] }";
+        assert_eq!(of(text, "a"), GraphPolicy { open: false, extra_ops: vec!["quantized::*".into()] });
+        assert_eq!(of(text, "b"), GraphPolicy { open: true, extra_ops: Vec::new() });
     }
 }

@@ -1,7 +1,7 @@
 //! One model as the operator wants it served.
 
 use casemate_ipc::id::Version;
-use casemate_ipc::launch::RunTimeCode;
+use casemate_ipc::launch::{GraphPolicy, RunTimeCode};
 
 /// What is said about one model, or about all that nothing is said about.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,6 +16,8 @@ pub struct ModelConfig {
     pub run_time_code: RunTimeCode,
     /// Thousandths of a CPU's time that a worker may use; nothing where it is not bounded.
     pub cpu_millis: Option<u32>,
+    /// Which operators it may use.
+    pub graph: GraphPolicy,
 }
 
 /// Which versions of a model to serve.

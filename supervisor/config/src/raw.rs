@@ -19,6 +19,9 @@ pub struct Raw {
     /// The cage.
     #[serde(default)]
     pub sandbox: RawSandbox,
+    /// Which operators models may use.
+    #[serde(default)]
+    pub graph: RawGraph,
     /// Limits by name; see `limits.rs`.
     #[serde(default)]
     pub limits: BTreeMap<String, u64>,
@@ -68,6 +71,29 @@ pub struct RawModel {
     pub run_time_code: RunTimeCode,
     /// CPUs' worth of time that a worker may use; 0 is as many as there are.
     pub cpus: Option<f64>,
+    /// Which operators it may use, in place of what is said for all.
+    pub graph: Option<RawGraph>,
+}
+
+/// `[graph]`, and `graph` of a model.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawGraph {
+    /// `strict` or `open`.
+    pub policy: RawPolicy,
+    /// Operators that are allowed whatever the lists say.
+    pub extra_ops: Vec<String>,
+}
+
+/// How much a model may use.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RawPolicy {
+    /// Only what is on the list.
+    #[default]
+    Strict,
+    /// All but what is denied.
+    Open,
 }
 
 /// `"latest"`, `"all"`, or a list.

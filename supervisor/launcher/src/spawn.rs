@@ -135,6 +135,7 @@ impl Spawner {
             // Only what is really missing: what this host has, the worker must put on.
             waived: self.host.missing.clone(),
             run_time_code: settings.run_time_code,
+            graph: settings.graph.clone(),
         };
         let grant = seal::freeze("casemate-grant", &*frame::encode(&grant)?, frame::MAX_FRAME as u64)?;
         let failed = |what| move |source| SpawnError::Descriptor { what, source };

@@ -4,6 +4,8 @@
 //! checks each against the declaration and the room that is left **before** the engine makes its bytes: a tensor can claim
 //! 4 TiB by its shape and have four bytes.
 
+use std::collections::BTreeSet;
+
 use casemate_ipc::seqpacket::{Channel, ChannelError};
 use casemate_ipc::shm::arena::{ALIGN, ArenaError, Reader, SlotWriter, Writer};
 use casemate_ipc::tensor::{DType, ModelSignature, Shape, TensorSpec};
@@ -17,6 +19,12 @@ pub type ToFront = Channel<FromWorker, ToWorker>;
 pub trait Engine {
     /// Runs one batch, and gives one output for each that is declared.
     fn run(&mut self, batch: &Batch<'_>, answer: &mut Answer<'_>) -> Result<(), RunError>;
+
+    /// What the loaded model is made of: operators in full (`aten::relu`), and classes in C++. Nothing of it has run yet,
+    /// unless it had hooks.
+    fn graphs(&self) -> Result<BTreeSet<String>, RunError> {
+        Ok(BTreeSet::new())
+    }
 
     /// Says a message to the front. Only the scripted engine, which lies on purpose, has its own way.
     fn say(&mut self, front: &ToFront, message: &FromWorker) -> Result<(), ChannelError> {

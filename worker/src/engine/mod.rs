@@ -13,6 +13,7 @@ use casemate_ipc::tensor::ModelSignature;
 use casemate_manifest::Format;
 
 use self::contract::{Engine, RunError};
+use crate::model::gate::Gated;
 
 /// Work that we trust, before the lock: whatever an engine opens or asks for once, it does here.
 pub fn warm_up(code: RunTimeCode) -> Result<(), RunError> {
@@ -41,9 +42,10 @@ pub fn platform(format: Format) -> Option<String> {
     }
 }
 
-/// Loads a model. Its bytes have been verified, and nothing else is known about them.
-pub fn load(format: Format, model: &[u8], signature: &ModelSignature) -> Result<Box<dyn Engine>, RunError> {
-    match format {
+/// Loads a model that the gate let through.
+pub fn load(gated: &Gated<'_>, signature: &ModelSignature) -> Result<Box<dyn Engine>, RunError> {
+    let model = gated.model;
+    match gated.format {
         Format::Echo => Ok(Box::new(echo::Echo::load(model)?)),
         #[cfg(feature = "torch")]
         Format::Torchscript => Ok(Box::new(torchscript::TorchScript::load(model, signature)?)),

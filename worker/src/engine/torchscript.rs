@@ -5,6 +5,7 @@
 
 mod warm;
 
+use std::collections::BTreeSet;
 use std::ffi::CString;
 
 use casemate_ipc::tensor::{DType, ModelSignature};
@@ -44,6 +45,10 @@ impl TorchScript {
 }
 
 impl Engine for TorchScript {
+    fn graphs(&self) -> Result<BTreeSet<String>, RunError> {
+        Ok(self.module.graphs()?)
+    }
+
     fn run(&mut self, batch: &Batch<'_>, answer: &mut Answer<'_>) -> Result<(), RunError> {
         let mut inputs = Vec::with_capacity(batch.inputs().len());
         for placed in batch.inputs() {

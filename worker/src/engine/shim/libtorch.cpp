@@ -9,7 +9,10 @@
 #include <c10/core/InferenceMode.h>
 #include <c10/util/Exception.h>
 #include <caffe2/serialize/read_adapter_interface.h>
+#include <torch/csrc/jit/api/function_impl.h>
 #include <torch/csrc/jit/api/module.h>
+#include <torch/csrc/jit/ir/ir.h>
+#include <torch/csrc/jit/runtime/operator.h>
 #include <torch/csrc/jit/runtime/print_handler.h>
 #include <torch/csrc/jit/serialization/import.h>
 #include <torch/version.h>
@@ -20,6 +23,7 @@
 #include <future>
 #include <memory>
 #include <new>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -184,6 +188,65 @@ bool collect(const c10::IValue& value, const char* const* names, size_t count, s
   return true;
 }
 
+// Kinds and classes in C++ of a block and of all that is in it. Not recursive: blocks can nest as deep as the source does,
+// which the gate bounds, but graphs hang in nodes too.
+constexpr size_t MAX_NODES = 4'000'000;
+
+void walk(torch::jit::Block* first, std::set<std::string>& found, size_t& nodes) {
+  const std::string native = "__torch__.torch.classes.";
+  const auto see = [&](const torch::jit::Value* value) {
+    // A type may hold others, as a list does.
+    std::vector<c10::TypePtr> types{value->type()};
+    for (size_t seen = 0; !types.empty() && seen < 64; seen++) {
+      const c10::TypePtr type = types.back();
+      types.pop_back();
+      if (const auto* named = type->castRaw<c10::NamedType>()) {
+        if (named->name() && named->name()->qualifiedName().compare(0, native.size(), native) == 0) {
+          found.insert(named->name()->qualifiedName());
+        }
+      }
+      if (type->kind() != c10::TypeKind::ClassType) {
+        for (const auto& inner : type->containedTypes()) {
+          types.push_back(inner);
+        }
+      }
+    }
+  };
+  std::vector<torch::jit::Block*> blocks{first};
+  while (!blocks.empty()) {
+    torch::jit::Block* block = blocks.back();
+    blocks.pop_back();
+    for (torch::jit::Node* node : block->nodes()) {
+      TORCH_CHECK(++nodes <= MAX_NODES, "the graphs have too many nodes");
+      found.insert(node->kind().toQualString());
+      for (const torch::jit::Value* output : node->outputs()) {
+        see(output);
+      }
+      for (torch::jit::Block* inner : node->blocks()) {
+        blocks.push_back(inner);
+      }
+      for (const auto& name : node->attributeNames()) {
+        if (node->kindOf(name) == torch::jit::AttributeKind::g) {
+          blocks.push_back(node->g(name)->block());
+        }
+      }
+    }
+  }
+}
+
+// Names, a line each; false where they do not fit.
+bool list(const std::set<std::string>& found, uint8_t* names, size_t room, size_t* length) {
+  for (const std::string& name : found) {
+    if (name.size() + 1 > room - *length) {
+      return false;
+    }
+    memcpy(names + *length, name.data(), name.size());
+    names[*length + name.size()] = '\n';
+    *length += name.size() + 1;
+  }
+  return true;
+}
+
 // A parallel region that ends only once as many threads are in it as there should be.
 void raise_team(int threads) {
   std::atomic<int> arrived{0};
@@ -240,6 +303,31 @@ int casemate_load(const uint8_t* bytes, size_t length, Loaded** loaded, Report* 
     memory->length = 0;
   }
   return code;
+}
+
+// What all functions and methods that came of the archive are made of, called by `forward` or not.
+int casemate_graphs(const Loaded* loaded, uint8_t* names, size_t room, size_t* length, Report* report) {
+  return guarded(report, [&] {
+    std::set<std::string> found;
+    size_t nodes = 0;
+    for (torch::jit::Function* function : loaded->module._ivalue()->compilation_unit()->get_functions()) {
+      if (auto* graph = torch::jit::tryToGraphFunction(*function)) {
+        walk(graph->graph()->block(), found, nodes);
+      }
+    }
+    return list(found, names, room, length) ? OK : say(report, MODEL, "the graphs name too many operators");
+  });
+}
+
+// Every operator that is registered.
+int casemate_operators(uint8_t* names, size_t room, size_t* length, Report* report) {
+  return guarded(report, [&] {
+    std::set<std::string> found;
+    for (const auto& op : torch::jit::getAllOperators()) {
+      found.insert(op->schema().name());
+    }
+    return list(found, names, room, length) ? OK : say(report, MODEL, "too many operators");
+  });
 }
 
 // Fills `outputs` with exactly `wanted` tensors that belong to the caller, or with none.

@@ -2,6 +2,7 @@
 //!
 //! What C++ writes is only what the caller lent to it for the call, and no exception ever comes out of it.
 
+use std::collections::BTreeSet;
 use std::ffi::{CStr, CString, c_char, c_int};
 use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
@@ -40,6 +41,21 @@ pub fn version() -> &'static str {
     // SAFETY: a string literal ends with NUL and lives as long as the program.
     let text = unsafe { CStr::from_ptr(text) };
     text.to_str().unwrap_or("unknown")
+}
+
+/// Every operator that this libtorch has registered, in full.
+pub fn operators() -> Result<BTreeSet<String>, Fault> {
+    let mut names = vec![0; MAX_NAMES];
+    let mut length = 0;
+    Report::collect(|report| {
+        // SAFETY: C++ writes at most `names.len()` bytes, and the rest is alive for the call.
+        unsafe { casemate_operators(names.as_mut_ptr(), names.len(), &raw mut length, report) }
+    })?;
+    Ok(lines(names.get(..length).unwrap_or_default()))
+}
+
+fn lines(names: &[u8]) -> BTreeSet<String> {
+    names.split(|b| *b == b'\n').filter(|n| !n.is_empty()).map(|n| String::from_utf8_lossy(n).into()).collect()
 }
 
 /// Sets what every model runs under: prints and warnings into the log, and oneDNN, which writes machine code, only with
@@ -125,6 +141,19 @@ impl Module {
         Ok(Self { loaded, one_thread: PhantomData })
     }
 
+    /// Kinds of all nodes in all graphs that came of the archive, and the classes in C++ among their types.
+    pub fn graphs(&self) -> Result<BTreeSet<String>, Fault> {
+        let mut names = vec![0; MAX_NAMES];
+        let mut length = 0;
+        Report::collect(|report| {
+            // SAFETY: `loaded` is never freed; C++ writes at most `MAX_NAMES` bytes to `names`, which is as long.
+            unsafe {
+                casemate_graphs(self.loaded.as_ptr(), names.as_mut_ptr(), names.len(), &raw mut length, report)
+            }
+        })?;
+        Ok(lines(names.get(..length).unwrap_or_default()))
+    }
+
     /// Calls `forward`. The answer has one tensor for each name: a dictionary's by name, otherwise by position.
     pub fn forward(&mut self, inputs: &[Tensor], names: &[CString]) -> Result<Vec<Tensor>, Fault> {
         let inputs: Vec<*const AtTensor> = inputs.iter().map(|tensor| tensor.as_ptr().cast()).collect();
@@ -180,6 +209,9 @@ struct AtTensor {
     _opaque: [u8; 0],
 }
 
+/// Room for names, in bytes. All operators of libtorch 2.13 take 60 KiB.
+const MAX_NAMES: usize = 256 * 1024;
+
 const OK: c_int = 0;
 const MEMORY: c_int = 2;
 const OUTPUT: c_int = 3;
@@ -207,6 +239,14 @@ unsafe extern "C" {
     fn casemate_setup(code: c_int, report: *mut Report) -> c_int;
     fn casemate_start_pools(threads: c_int, report: *mut Report) -> c_int;
     fn casemate_load(bytes: *const u8, length: usize, loaded: *mut *mut Loaded, report: *mut Report) -> c_int;
+    fn casemate_operators(names: *mut u8, room: usize, length: *mut usize, report: *mut Report) -> c_int;
+    fn casemate_graphs(
+        loaded: *const Loaded,
+        names: *mut u8,
+        room: usize,
+        length: *mut usize,
+        report: *mut Report,
+    ) -> c_int;
     fn casemate_forward(
         loaded: *mut Loaded,
         inputs: *const *const AtTensor,

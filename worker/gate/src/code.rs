@@ -1,0 +1,156 @@
+//! The source code of an archive: what it defines, how deep it nests, how large it becomes, what it names.
+//!
+//! It is read as text and never evaluated: [`token`] cuts it, [`depth`] bounds what libtorch's parser does recursively,
+//! [`define`] finds classes and functions, [`body`] follows names and calls through one of them, [`inline`] adds up.
+
+mod body;
+mod define;
+mod depth;
+mod inline;
+pub mod token;
+
+use std::collections::{HashMap, HashSet};
+
+use casemate_ipc::work::GateCode::{CodeSize, CodeText};
+
+use crate::refusal::{Refusal, shown};
+
+/// Tokens of all code together.
+pub const MAX_TOKENS: usize = 4_000_000;
+/// Tokens of a function with everything that it calls written out in its place, as libtorch's inliner does it.
+pub const MAX_INLINED: u64 = 1_000_000;
+/// Classes and functions.
+pub const MAX_DEFINITIONS: usize = 100_000;
+
+/// What the code says.
+#[derive(Debug, Default)]
+pub struct Code {
+    /// Classes by their full name.
+    pub classes: HashMap<String, Class>,
+    /// Free functions by their full name: a place in `bodies`.
+    functions: HashMap<String, usize>,
+    bodies: Vec<Body>,
+    /// What the bodies name, each at its first place.
+    pub uses: HashMap<Use, Place>,
+}
+
+/// A class.
+#[derive(Debug, Default)]
+pub struct Class {
+    /// Calls through it are not written out by the inliner.
+    interface: bool,
+    /// Names and types as written.
+    attributes: HashMap<String, String>,
+    methods: HashMap<String, usize>,
+}
+
+/// Something named that policy has to judge.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Use {
+    /// `torch.NAME` or `ops.NS.NAME`, as `NS::NAME`.
+    Operator(String),
+    /// `….NAME` of something whose type the text does not tell: an operator's method form, perhaps.
+    Member(String),
+    /// `NAME(…)`, or a special form.
+    Builtin(String),
+    /// A class written in C++, in full.
+    Native(String),
+    /// `__setstate__` or `__getstate__`.
+    Hook(String),
+    /// A name that hides what it means.
+    Unclear(String),
+}
+
+/// Where something stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// The record.
+    pub record: String,
+    /// The byte in it.
+    pub offset: usize,
+}
+
+/// A function or method.
+#[derive(Debug)]
+struct Body {
+    name: String,
+    /// The class that it is a method of, in full.
+    class: Option<String>,
+    record: usize,
+    /// Its tokens in the record.
+    tokens: std::ops::Range<usize>,
+    offset: usize,
+    /// Each with the number of its places.
+    calls: Vec<(Call, u64)>,
+}
+
+/// Where a body goes on.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Call {
+    One(usize),
+    /// A method by its name only: the largest of all that have it.
+    Any(String),
+}
+
+impl Code {
+    /// Reads all records of code: names and bytes.
+    pub fn read(records: &[(&str, &[u8])]) -> Result<Self, Refusal> {
+        let mut code = Self::default();
+        let mut sources = Vec::with_capacity(records.len());
+        let mut left = MAX_TOKENS;
+        for (at, (name, bytes)) in records.iter().enumerate() {
+            let text = std::str::from_utf8(bytes)
+                .map_err(|e| Refusal::record(CodeText, name, e.valid_up_to(), "the code is not UTF-8"))?;
+            let refuse = |(code, offset, why): token::Fault| Refusal::record(code, name, offset, why);
+            let tokens = token::cut(text, left).map_err(refuse)?;
+            left -= tokens.len();
+            depth::check(&tokens).map_err(refuse)?;
+            code.define(at, name, &tokens)?;
+            sources.push((*name, tokens));
+        }
+        code.follow(&sources)?;
+        code.check_sizes(&sources)?;
+        Ok(code)
+    }
+
+    /// Full names of all classes.
+    pub fn class_names(&self) -> HashSet<String> {
+        self.classes.keys().cloned().collect()
+    }
+
+    /// Whether some class has an attribute or a method of this name.
+    pub fn declares(&self, name: &str) -> bool {
+        self.classes.values().any(|class| class.attributes.contains_key(name) || class.methods.contains_key(name))
+    }
+
+    /// Number of functions and methods.
+    pub fn functions(&self) -> usize {
+        self.bodies.len()
+    }
+
+    fn follow(&mut self, sources: &[(&str, Vec<token::Token<'_>>)]) -> Result<(), Refusal> {
+        for at in 0..self.bodies.len() {
+            let Some(body) = self.bodies.get(at) else { break };
+            let Some((record, tokens)) = sources.get(body.record) else { continue };
+            let tokens = tokens.get(body.tokens.clone()).unwrap_or_default();
+            let followed = body::follow(self, body, tokens);
+            for (used, offset) in followed.uses {
+                let place = Place { record: (*record).to_owned(), offset };
+                self.uses.entry(used).or_insert(place);
+            }
+            if let Some(body) = self.bodies.get_mut(at) {
+                body.calls = followed.calls;
+            }
+        }
+        Ok(())
+    }
+
+    fn check_sizes(&self, sources: &[(&str, Vec<token::Token<'_>>)]) -> Result<(), Refusal> {
+        inline::check(self).map_err(|(at, why)| {
+            let body = self.bodies.get(at);
+            let record = body.and_then(|b| sources.get(b.record)).map_or("", |(name, _)| name);
+            let name = body.map_or("", |b| b.name.as_str());
+            Refusal::record(CodeSize, record, body.map_or(0, |b| b.offset), format!("{}: {why}", shown(name)))
+        })
+    }
+}

@@ -1,0 +1,67 @@
+//! The data: `operators/torch-2.13.toml`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Deserialize;
+use thiserror::Error;
+
+const TEXT: &str = include_str!("../../operators/torch-2.13.toml");
+
+/// Why there are no lists; a mistake in this build, which a test finds.
+#[derive(Debug, Error)]
+#[error("the list of operators: {0}")]
+pub struct ListsError(#[from] toml::de::Error);
+
+/// What is denied, and what is allowed.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Lists {
+    /// The version of libtorch whose operators these are.
+    #[expect(dead_code, reason = "for the reader of the file")]
+    libtorch: String,
+    deny: Vec<Rule>,
+    /// Names behind a dot that are no operators.
+    properties: BTreeSet<String>,
+    /// Names by their namespace.
+    allow: BTreeMap<String, BTreeSet<String>>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Rule {
+    names: Vec<String>,
+    why: String,
+}
+
+impl Lists {
+    pub(super) fn read() -> Result<Self, ListsError> {
+        Ok(toml::from_str(TEXT)?)
+    }
+
+    /// The reason why a name is denied.
+    pub(super) fn denied(&self, name: &str) -> Option<&str> {
+        let rule = self.deny.iter().find(|rule| rule.names.iter().any(|pattern| fits(pattern, name)))?;
+        Some(&rule.why)
+    }
+
+    pub(super) fn allows(&self, name: &str) -> bool {
+        let Some((space, name)) = name.split_once("::") else { return false };
+        self.allow.get(space).is_some_and(|names| names.contains(name))
+    }
+
+    pub(super) fn is_property(&self, name: &str) -> bool {
+        self.properties.contains(name)
+    }
+
+    pub(super) fn allowed(&self) -> impl Iterator<Item = &str> {
+        self.allow.values().flatten().map(String::as_str)
+    }
+}
+
+/// Whether a pattern means a name; a `*` at its end stands for any rest.
+pub(super) fn fits(pattern: &str, name: &str) -> bool {
+    match pattern.strip_suffix('*') {
+        Some(start) => name.starts_with(start),
+        None => pattern == name,
+    }
+}

@@ -1,0 +1,404 @@
+//! One forged archive for each class of attack that an archive can carry, and the code that it is refused with.
+
+#![allow(clippy::unwrap_used, reason = "a test may")]
+
+mod archive;
+
+use archive::{Part, body, code, int, model, object, open, part, pickled, refused, strict, tensor, text, with, zip};
+use casemate_gate::{Level, Policy, judge};
+use casemate_ipc::work::GateCode::{self, *};
+use casemate_tests::models::{self, When};
+
+fn changed(change: impl FnOnce(&mut Vec<Part>)) -> Vec<u8> {
+    let mut parts = model();
+    strict(&zip(&parts)).unwrap();
+    change(&mut parts);
+    zip(&parts)
+}
+
+#[test]
+fn a_file_that_is_more_or_less_than_its_records_is_refused() {
+    let whole = zip(&model());
+    strict(&whole).unwrap();
+    let cut = &whole[..whole.len() / 2];
+    let polyglot = [b"#!/bin/sh\n", &whole[..]].concat();
+    let trailed = [&whole[..], b"PK\x05\x06"].concat();
+    let commented = {
+        let mut bytes = [&whole[..], b"rm -rf /"].concat();
+        let at = whole.len() - 2;
+        bytes[at] = 8;
+        bytes
+    };
+    for bytes in [&b""[..], b"no archive", b"\x80\x02}.", cut, &polyglot, &trailed, &commented] {
+        refused(bytes, ArchiveStructure);
+    }
+    refused(&changed(|parts| parts[1].before = vec![0; 40]), ArchiveStructure);
+    // Two names for one record's bytes.
+    refused(&changed(|parts| parts[2].header = Some(0)), ArchiveStructure);
+}
+
+#[test]
+fn a_directory_that_lies_about_a_record_is_refused() {
+    refused(&changed(|parts| parts[2].listed = Some("m/data/1".into())), ArchiveStructure);
+    refused(&changed(|parts| parts[2].size = Some(1 << 20)), ArchiveStructure);
+    refused(&changed(|parts| parts[2].flags = 1), ArchiveStructure);
+    refused(&changed(|parts| parts[2].method = 12), ArchiveStructure);
+    refused(&changed(|parts| parts[2].external = 0xa1ff_0000), ArchiveStructure);
+    refused(&changed(|parts| parts[2].external = 0x10), ArchiveStructure);
+    refused(&changed(|parts| parts[2].crc = Some(7)), ArchiveChecksum);
+    // Weights with a bit flipped, which libtorch loads.
+    let mut bytes = zip(&model());
+    let at = bytes.windows(16).position(|w| w == [0; 16]).unwrap();
+    bytes[at + 3] ^= 0x40;
+    refused(&bytes, ArchiveChecksum);
+}
+
+#[test]
+fn names_that_climb_or_double_are_refused() {
+    for name in [
+        "m/../../etc/passwd",
+        "/m/extra/a",
+        "m//extra/a",
+        "m/extra\\a",
+        "m/extra/a\0b",
+        "m/extra/\u{1b}[31m",
+        "other/extra/a",
+        "M/extra/a",
+        "m",
+        "m/extra/",
+        "m/./extra/a",
+        "m/data.pkl",
+        "m/DATA.PKL",
+        "m/Version",
+    ] {
+        refused(&changed(|parts| parts.push(part(name, "x"))), ArchiveStructure);
+    }
+    refused(&changed(|parts| parts.push(part(&format!("m/extra/{}", "n".repeat(300)), "x"))), ArchiveStructure);
+}
+
+#[test]
+fn records_that_no_model_has_are_refused() {
+    for name in [
+        "m/model.json",
+        "m/attributes.pkl",
+        "m/bytecode.pkl",
+        "m/handler.py",
+        "m/code/lib.so",
+        "m/requirements.txt",
+        "m/data/00",
+        "m/data/x",
+        "m/.data/ts_code/0/data.pkl",
+        "m/trust_remote_code",
+    ] {
+        refused(&changed(|parts| parts.push(part(name, "x"))), ArchiveRecord);
+    }
+    for program in [&b"\x7fELF\x02"[..], b"#!/bin/sh", b"PK\x03\x04", b"\x80\x04\x95"] {
+        refused(&changed(|parts| parts.push(part("m/extra/file", program))), ArchiveRecord);
+    }
+    strict(&changed(|parts| parts.push(part("m/extra/labels.json", "[]")))).unwrap();
+    for missing in 0..2 {
+        refused(&changed(|parts| drop(parts.remove(missing))), ArchiveRecord);
+    }
+    refused(&changed(|parts| parts[4].bytes = b"99\n".to_vec()), ArchiveStructure);
+    refused(&changed(|parts| parts[5].bytes = b"big".to_vec()), ArchiveStructure);
+}
+
+#[test]
+fn bombs_are_refused_before_they_go_off() {
+    let deflated = |name: &str, bytes: Vec<u8>| Part { method: 8, ..part(name, bytes) };
+    // Small ones pass: code is often deflated.
+    strict(&changed(|parts| parts[1].method = 8)).unwrap();
+    let bomb = vec![b' '; 15 << 20];
+    refused(&changed(|parts| parts.push(deflated("m/code/b.py", bomb.clone()))), ArchiveSize);
+    refused(&changed(|parts| parts.push(deflated("m/code/b.py", vec![b'\n'; 20 << 20]))), ArchiveSize);
+    refused(&changed(|parts| parts[2] = deflated("m/data/0", vec![0; 1 << 20])), ArchiveStructure);
+    // It says less than it holds.
+    refused(
+        &changed(|parts| parts.push(Part { size: Some(10), ..deflated("m/code/b.py", vec![b'\n'; 100]) })),
+        ArchiveStructure,
+    );
+}
+
+#[test]
+fn pickles_of_python_are_refused() {
+    for (value, code) in [
+        (&b"cposix\nsystem\nX\x02\0\0\0id\x85R"[..], PickleGlobal),
+        (b"cbuiltins\neval\nX\x01\0\0\0x\x85R", PickleGlobal),
+        (b"c__torch__\nAbsent\n)\x81}b", PickleGlobal),
+        (b"ctorch.distributed.rpc\nrref\n)R", PickleGlobal),
+        (b"ctorch._utils\n_rebuild_sparse_tensor\n)R", PickleGlobal),
+        (b"ctorch._tensor\n_rebuild_from_type_v2\n)R", PickleGlobal),
+        (b"c__torch__.torch.classes._nnapi\nCompilation\n)\x81Nb", GraphUnlisted),
+        (b"X\x02\0\0\0id\x93", PickleOpcode),
+        (b"i__torch__\nM\n", PickleOpcode),
+        (b"\x8c\x01a", PickleOpcode),
+        (b"\x95\0\0\0\0\0\0\0\0", PickleOpcode),
+        (b"I1\n", PickleOpcode),
+    ] {
+        refused(&pickled(value), code);
+    }
+}
+
+#[test]
+fn a_pickle_that_confuses_the_reader_is_refused() {
+    let cases: [(&[u8], GateCode); 14] = [
+        // A call of the function whose number is on the stack: an integer.
+        (b"K\x00)R", PickleOpcode),
+        // A mark above the stack's end: the reader subtracts.
+        (b"(0t", PickleOpcode),
+        (b"NN(\x86", PickleOpcode),
+        (b"}(NNNu", PickleSize),
+        (b"}(]Nu", PickleSize),
+        (b"](}Nu", PickleOpcode),
+        (b"Ne", PickleOpcode),
+        (b"h\x07", PickleOpcode),
+        (b"Nr\xff\xff\xff\x7f", PickleSize),
+        // A list that holds itself, twice removed.
+        (b"]q\0(h\0\x85e", PickleSize),
+        (b"]q\0(h\0e", PickleSize),
+        // A function as a value.
+        (b"ccollections\nOrderedDict\n\x85", PickleSize),
+        (b"\x8a\x09\0\0\0\0\0\0\0\0\0", PickleOpcode),
+        (b"X\xff\xff\xff\xffa", PickleOpcode),
+    ];
+    for (value, code) in cases {
+        refused(&pickled(value), code);
+    }
+    for data in [&b""[..], b"\x80\x04.", b"\x80\x02", b"\x80\x02N.", b"\x80\x02).N", b"\x80\x02NN.", b"\x80\x02("] {
+        refused(&zip(&with(archive::CODE, data)), PickleOpcode);
+    }
+}
+
+#[test]
+fn a_pickle_that_is_deep_or_endless_is_refused() {
+    refused(&pickled(&[&b"N"[..], &[0x85; 2_000_000]].concat()), PickleSize);
+    // Each tuple holds the one before twice: 2^40 values in 200 bytes.
+    let doubling: Vec<u8> = (0..40u8).flat_map(|n| [b'q', n, b'h', n, 0x86]).collect();
+    refused(&pickled(&[&b"N"[..], &doubling].concat()), PickleSize);
+    refused(&pickled(&[&b"("[..], &vec![b'N'; 5_000_000], b"t"].concat()), PickleSize);
+    strict(&pickled(&[&b"N"[..], &[0x85; 100]].concat())).unwrap();
+}
+
+#[test]
+fn types_that_a_value_has_not_are_refused() {
+    let tagged = |value: &[u8], tag: &str| {
+        pickled(&[b"ctorch.jit._pickle\nrestore_type_tag\n(", value, &text(tag)[..], b"tR"].concat())
+    };
+    strict(&tagged(b"](K\x01e", "List[int]")).unwrap();
+    strict(&tagged(b"}(X\x01\0\0\0a]u", "Dict[str, List[Tensor]]")).unwrap();
+    refused(&tagged(b"](K\x01e", "List[Tensor]"), PickleOpcode);
+    refused(&tagged(b"](Ne", "Dict[int, int]"), PickleOpcode);
+    refused(&tagged(b"]", &format!("{}int{}", "List[".repeat(2000 / 5), "]".repeat(400))), PickleSize);
+    refused(&tagged(b"]", "List[__torch__.torch.classes.c10d.ProcessGroup]"), GraphUnlisted);
+    refused(&tagged(b"]", "List[posix]"), PickleGlobal);
+    refused(&pickled(b"ctorch.jit._pickle\nbuild_tensorlist\n](K\x01e\x85R"), PickleOpcode);
+}
+
+#[test]
+fn tensors_beyond_their_bytes_are_refused() {
+    let forged = |kind: &str, key, count, offset, sizes: &[i64], strides: &[i64]| {
+        pickled(&tensor(kind, key, "cpu", count, offset, sizes, strides))
+    };
+    strict(&forged("FloatStorage", "0", 4, 1, &[3], &[1])).unwrap();
+    strict(&forged("LongStorage", "0", 2, 0, &[2, 1], &[1, 1])).unwrap();
+    for bytes in [
+        // The size passes the storage.
+        forged("FloatStorage", "0", 4, 0, &[5], &[1]),
+        forged("FloatStorage", "0", 4, -1, &[1], &[1]),
+        forged("FloatStorage", "0", 4, 0, &[2], &[1 << 40]),
+        forged("FloatStorage", "0", 4, 0, &[2], &[-1]),
+        forged("FloatStorage", "0", 4, 0, &[1 << 62, 4], &[0, 0]),
+        forged("FloatStorage", "0", 4, 1 << 62, &[1], &[1]),
+        // The storage passes its record: what libtorch 2.13 still reads, and writes.
+        forged("FloatStorage", "0", 5, 0, &[5], &[1]),
+        forged("FloatStorage", "0", 1 << 20, 0, &[1 << 20], &[1]),
+        forged("FloatStorage", "0", (1 << 62) + 4, 0, &[4], &[1]),
+        forged("DoubleStorage", "0", 4, 0, &[4], &[1]),
+        forged("FloatStorage", "0", 3, 0, &[3], &[1]),
+        forged("FloatStorage", "9", 4, 0, &[4], &[1]),
+        forged("FloatStorage", "0", -4, 0, &[], &[]),
+    ] {
+        refused(&bytes, TensorBounds);
+    }
+    refused(&forged("QInt32Storage", "0", 4, 0, &[4], &[1]), TensorBounds);
+    refused(&forged("ObjectStorage", "0", 4, 0, &[4], &[1]), PickleGlobal);
+    for device in ["cuda:0", "meta", "CPU", ""] {
+        refused(&pickled(&tensor("FloatStorage", "0", device, 4, 0, &[4], &[1])), TensorDevice);
+    }
+    // The same bytes read twice into memory of its own.
+    let one = tensor("FloatStorage", "0", "cpu", 4, 0, &[4], &[1]);
+    refused(&pickled(&[b"(", &one[..], &one, b"t"].concat()), TensorBounds);
+    let _ = (int(0), object(b"N"));
+}
+
+#[test]
+fn code_that_would_overflow_the_parser_is_refused() {
+    let deep = |open: &str, close: &str, n: usize| body(&format!("return {}x{}", open.repeat(n), close.repeat(n)));
+    for bytes in [
+        deep("(", ")", 20_000),
+        deep("-", "", 20_000),
+        deep("not ", "", 20_000),
+        deep("[", "]", 500),
+        body(&format!("return x{}", ".t".repeat(20_000))),
+        body(&format!("return x{}", "[0]".repeat(20_000))),
+        body(&format!("return x{}", "()".repeat(20_000))),
+        body(&format!("return x{}", " + x".repeat(20_000))),
+        body(&format!("return x{}", " ** x".repeat(20_000))),
+        body(&format!("return {}x", "x if x else ".repeat(20_000))),
+        body(&format!("y : {}int{} = x\n    return x", "List[".repeat(5_000), "]".repeat(5_000))),
+        body(&format!("if x:\n      pass\n{}    return x", "    elif x:\n      pass\n".repeat(20_000))),
+        body(&(0..500).map(|n| format!("if x:\n    {}", " ".repeat(n + 1))).collect::<String>()),
+        body(&format!("{}x", "y = ".repeat(20_000))),
+    ] {
+        refused(&bytes, CodeDepth);
+    }
+    refused(&body(&format!("return x # type: {}", "List[".repeat(20_000))), CodeText);
+    for text in ["return \"open", "return (x", "return x)", "return é", "return x\u{b}", "return x\0"] {
+        refused(&body(text), CodeText);
+    }
+    let mut parts = model();
+    parts[1].bytes = b"\xff\xfe".to_vec();
+    refused(&zip(&parts), CodeText);
+}
+
+/// `f0` is two lines; each further one calls the one before twice.
+fn inlining_bomb(depth: usize) -> String {
+    let mut source = "def f0(x: Tensor) -> Tensor:\n  return torch.neg(x)\n".to_owned();
+    for n in 1..=depth {
+        let before = n - 1;
+        source += &format!(
+            "def f{n}(x: Tensor) -> Tensor:\n  y = __torch__.f{before}(x)\n  return __torch__.f{before}(y)\n"
+        );
+    }
+    source
+        + &format!(
+            "class M(Module):\n  def forward(self: __torch__.M, x: Tensor) -> Tensor:\n    return __torch__.f{depth}(x)\n"
+        )
+}
+
+#[test]
+fn calls_that_multiply_are_refused() {
+    refused(&code(&inlining_bomb(19)), CodeSize);
+    strict(&code(&inlining_bomb(8))).unwrap();
+    // The same through methods, by `self`, by a submodule, and by a name that nothing is known of.
+    let methods = |call: &str| {
+        let mut source = "class M(Module):\n  sub : __torch__.M\n  def m0(self: __torch__.M, x: Tensor) -> Tensor:\n    return x\n".to_owned();
+        for n in 1..=24 {
+            let called = call.replace("NAME", &format!("m{}", n - 1));
+            source += &format!("  def m{n}(self: __torch__.M, x: Tensor) -> Tensor:\n    return {called} + {called}\n");
+        }
+        code(&source)
+    };
+    for call in ["self.NAME(x)", "(self).NAME(x)", "self.sub.NAME(x)", "(x[0]).NAME(x)", "getattr(self, \"NAME\")(x)"] {
+        refused(&methods(call), CodeSize);
+    }
+    let lap = "def a(x: Tensor) -> Tensor:\n  return __torch__.b(x)\ndef b(x: Tensor) -> Tensor:\n  return __torch__.a(x)\n";
+    refused(&code(&format!("{lap}{}", archive::CODE)), CodeSize);
+}
+
+#[test]
+fn operators_that_reach_out_are_refused_and_the_owner_may_allow_them() {
+    for (text, name) in [
+        ("torch.save(x, \"/tmp/a\")", "aten::save"),
+        ("torch.autograd.save(x, \"/tmp/a\")", "aten::save"),
+        ("ops.aten.save(x, \"/tmp/a\")", "aten::save"),
+        ("ops.aten.autograd.save(x, \"/tmp/a\")", "aten::save"),
+        ("x.save(\"/tmp/a\")", "aten::save"),
+        ("getattr(x, \"save\")(\"/tmp/a\")", "aten::save"),
+        ("torch.from_file(\"/etc/passwd\")", "aten::from_file"),
+        ("ops.inductor._reinterpret_tensor(x, [1], [1], 9)", "inductor::_reinterpret_tensor"),
+        ("ops.inductor._alloc_from_pool(x, 9, 6, [1], [1])", "inductor::*"),
+        ("torch._reshape_alias(x, [9], [9])", "aten::_reshape_alias"),
+        ("ops.c10d.allreduce_(x)", "c10d::*"),
+        ("ops.symm_mem.memset32_(x)", "symm_mem::memset32_"),
+        ("ops.profiler._record_function_enter(\"a\")", "profiler::_record_function_enter"),
+        ("rpc_async(\"a\", x)", "prim::rpc_async"),
+        ("id(self)", "prim::id"),
+        ("__torch__.torch.classes._nnapi.Compilation()", "torch.classes._nnapi.Compilation"),
+    ] {
+        let bytes = body(&format!("y = {text}\n    return x"));
+        assert!(refused(&bytes, GraphDenied).contains("code/__torch__.py"), "{text}");
+        assert_eq!(open(&bytes).unwrap_err().code, GraphDenied, "{text}");
+        let extra = Policy::new(Level::Open, [name.to_owned()]).unwrap();
+        judge(&bytes, &extra).unwrap();
+    }
+}
+
+#[test]
+fn operators_that_nobody_knows_are_refused_unless_open() {
+    for text in [
+        "torch.set_(x, x)",
+        "x.set_(x)",
+        "x.resize_([9])",
+        "ops.mine.op(x)",
+        "ops.quantized.linear(x)",
+        "torch._foreach_add_([x], 1)",
+        "torch.nobody_knows(x)",
+    ] {
+        let bytes = body(&format!("y = {text}\n    return x"));
+        refused(&bytes, GraphUnlisted);
+        open(&bytes).unwrap();
+    }
+    let quantized = body("y = __torch__.torch.classes.quantized.LinearPackedParamsBase\n    return x");
+    refused(&quantized, GraphUnlisted);
+    assert_eq!(open(&quantized).unwrap_err().code, GraphUnlisted);
+    let extra = Policy::new(Level::Strict, ["torch.classes.quantized.*".to_owned()]).unwrap();
+    judge(&quantized, &extra).unwrap();
+}
+
+#[test]
+fn names_that_hide_what_they_mean_are_refused() {
+    for text in [
+        "t = torch\n    t.save(x, \"a\")",
+        "t = torch.autograd\n    t.save(x, \"a\")",
+        "o = ops\n    y = x",
+        "o = ops.aten\n    y = x",
+        "g = getattr\n    y = x",
+        "y = getattr(x, \"\\163ave\")",
+        "y = getattr(x, n)",
+        "n = __torch__\n    y = x",
+        "n = __torch__.torch\n    y = n.classes",
+        "n = __torch__.nowhere.f(x)",
+    ] {
+        let bytes = body(&format!("{text}\n    return x"));
+        let refusal = open(&bytes).unwrap_err();
+        assert!(matches!(refusal.code, GraphUnclear | GraphDenied), "{text}: {refusal}");
+    }
+    // As a keyword they are only a name.
+    open(&body("return self.f(torch=x)")).unwrap();
+}
+
+#[test]
+fn hooks_at_load_are_refused_unless_open() {
+    let calm = "class M(Module):\n  def __setstate__(self: __torch__.M, n: int) -> NoneType:\n    return None\n  def forward(self: __torch__.M, x: Tensor) -> Tensor:\n    return x\n";
+    refused(&code(calm), GraphHook);
+    open(&code(calm)).unwrap();
+    for model in [
+        models::save_file(When::Load, "/tmp/a"),
+        models::from_file_read(When::Load, "/tmp/a"),
+        models::from_file_create(When::Load, "/tmp/a"),
+    ] {
+        refused(&model, GraphDenied);
+        assert_eq!(open(&model).unwrap_err().code, GraphDenied);
+    }
+}
+
+#[test]
+fn every_hostile_model_of_the_harness_that_can_be_told_is() {
+    for (model, code) in [
+        (models::save_file(When::Asked, "/tmp/a"), GraphDenied),
+        (models::from_file_read(When::Always, "/etc/passwd"), GraphDenied),
+        (models::from_file_create(When::Asked, "/tmp/a"), GraphDenied),
+        (models::crash_sigsegv(When::Asked), GraphDenied),
+        (models::deep_parentheses(), CodeDepth),
+    ] {
+        refused(&model, code);
+    }
+}
+
+#[test]
+fn a_refusal_shows_nothing_that_a_terminal_acts_on() {
+    let said = refused(&changed(|parts| parts.push(part("m/\u{9b}31m\u{202e}", "x"))), ArchiveStructure);
+    assert!(said.is_ascii(), "{said}");
+    assert!(said.len() < 1000);
+}
