@@ -3,7 +3,8 @@
 //! Started as root or as an ordinary user, with one thread, it reads its config ([`owner`], [`models`]), tries out what the
 //! host can give ([`host`]), binds the public socket ([`listen`]), starts the front ([`front`]), and then answers the few
 //! requests that [`permit`] allows ([`monitor`]): it starts workers ([`workers`], [`spawn`], [`fork`], [`jail`]), tells how they end
-//! ([`trace`]), and reads their cages from outside ([`attest`]).
+//! ([`trace`]), and reads their cages from outside ([`attest`]). Asked a question instead of being told to serve, it answers
+//! that and ends ([`inquiry`]).
 
 #![deny(unsafe_code)]
 
@@ -11,6 +12,7 @@ pub mod attest;
 pub mod fork;
 pub mod front;
 pub mod host;
+pub mod inquiry;
 pub mod jail;
 pub mod library;
 pub mod listen;

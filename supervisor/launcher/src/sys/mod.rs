@@ -5,3 +5,4 @@ pub mod capability;
 pub mod mount;
 pub mod process;
 pub mod ptrace;
+pub mod question;
