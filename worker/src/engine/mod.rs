@@ -39,6 +39,14 @@ pub fn platform(format: Format) -> Option<String> {
     }
 }
 
+/// What this build's engine is, and what it makes of this CPU: names and values, for a person.
+pub fn about() -> Vec<(&'static str, String)> {
+    #[cfg(feature = "torch")]
+    return vec![("engine", torchscript::platform()), ("cpu", shim::libtorch::cpu_capability())];
+    #[cfg(not(feature = "torch"))]
+    vec![("engine", "none".to_owned())]
+}
+
 /// Loads a model. Its bytes have been verified, and nothing else is known about them.
 pub fn load(format: Format, model: &[u8], signature: &ModelSignature) -> Result<Box<dyn Engine>, RunError> {
     match format {
