@@ -96,6 +96,7 @@ impl AskError {
     pub(crate) fn exit(&self) -> Exit {
         match self {
             Self::Programs(_) | Self::Start(_) => Exit::Unavailable,
+            Self::Refused { code: Some(66), .. } => Exit::NoInput,
             Self::Refused { code: Some(78), .. } => Exit::Config,
             _ => Exit::Failure,
         }

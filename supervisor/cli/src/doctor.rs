@@ -77,7 +77,12 @@ pub(crate) fn run(args: &Args, screen: &mut Screen) -> Result<Exit, DoctorError>
         }
         None => scratch.defaults(&waived_by_default())?,
     };
-    let checkup: Checkup = ask::once(&config, &["--doctor"])?;
+    let mut checkup: Checkup = ask::once(&config, &["--doctor"])?;
+    if args.config.is_none() {
+        // The path of a config that is about to go is of use to nobody.
+        let own = config.display().to_string();
+        checkup.lacks.iter_mut().for_each(|lack| lack.raise = lack.raise.replace(&own, "FILE"));
+    }
     let trial = checkup.starts.then(|| Trial::make(&scratch, args.config.as_deref(), &config, &checkup));
     let met = trial.as_ref().is_some_and(|trial| trial.fault.is_none());
     let engine = engine();

@@ -22,7 +22,11 @@ fn main() -> ExitCode {
 fn run() -> Result<(), StartError> {
     // Before `harden`, which leaves the folder that a relative path starts from.
     let arguments = startup::arguments(std::env::args_os())?;
-    startup::harden()?;
+    let hardened = startup::harden();
+    if arguments.task == Task::Doctor {
+        return Ok(inquiry::say(&inquiry::checkup(&arguments.config, Owner::current(), hardened))?);
+    }
+    hardened?;
     let (path, owner) = (&arguments.config, Owner::current());
     match arguments.task {
         Task::Serve => startup::prepare(path, owner)?.serve(),
@@ -31,7 +35,8 @@ fn run() -> Result<(), StartError> {
             log::info("checked", &[("config", &path.display())]);
             Ok(())
         }
-        Task::Doctor => Ok(inquiry::say(&inquiry::checkup(path, owner))?),
+        // Answered above: it tells also what keeps the launcher itself from starting.
+        Task::Doctor => Ok(()),
         Task::Explain(model) => Ok(inquiry::say(&inquiry::explain(path, owner, model)?)?),
         Task::Rehearse => Ok(inquiry::rehearse(startup::prepare(path, owner)?)?),
     }

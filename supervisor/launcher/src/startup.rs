@@ -203,11 +203,13 @@ impl StartError {
     /// The exit code, after `sysexits.h`.
     pub const fn code(&self) -> u8 {
         const USAGE: u8 = 64;
+        const NO_INPUT: u8 = 66;
         const SOFTWARE: u8 = 70;
         const OS: u8 = 71;
         const CONFIG: u8 = 78;
         match self {
             Self::Usage => USAGE,
+            Self::Inquiry(InquiryError::NoModel { .. }) => NO_INPUT,
             Self::Monitor(_) | Self::Inquiry(_) => SOFTWARE,
             Self::Own { .. } | Self::Copy(_) | Self::Bind(_) => OS,
             Self::Read { .. }

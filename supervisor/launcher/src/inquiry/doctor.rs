@@ -6,16 +6,19 @@ use casemate_config::Config;
 use casemate_ipc::inquiry::{Checkup, Finding, Lack, State, Tier};
 
 use super::survey::Survey;
-use super::{cgroup, devices, files, finding, identities, kernel, namespaces, raise};
+use super::{cgroup, devices, files, finding, identities, kernel, namespaces, raise, raised};
 use crate::listen;
 use crate::owner::Owner;
 use crate::startup::{self, StartError};
 
-/// Looks at everything. Never fails: what cannot be looked at is a finding too.
-pub fn checkup(path: &Path, owner: Owner) -> Checkup {
+/// Looks at everything. Never fails: what cannot be looked at is a finding too, and so is what kept this launcher from
+/// making itself safe.
+pub fn checkup(path: &Path, owner: Owner, hardened: Result<(), StartError>) -> Checkup {
+    let own = hardened.as_ref().err().map(ToString::to_string);
     // The very start that serving makes, up to the moment in which the front would be started.
-    let start = startup::prepare(path, owner).and_then(|ready| Ok(listen::bind_and_listen(ready.config.inference)?));
-    let refusal = start.err().map(|error: StartError| error.to_string());
+    let start = hardened.and_then(|()| startup::prepare(path, owner));
+    let start = start.and_then(|ready| Ok(listen::bind_and_listen(ready.config.inference)?));
+    let refusal = start.err().map(|error| error.to_string());
     // Without a config of its own, the host is looked at with the defaults.
     let read = startup::read_config(path, owner).ok().and_then(|text| Config::parse(&text).ok());
     let Some(config) = read.or_else(|| Config::parse("store = \"/\"").ok()) else {
@@ -33,10 +36,10 @@ pub fn checkup(path: &Path, owner: Owner) -> Checkup {
         })
         .collect();
     Checkup {
-        tier: tier(&lacks, survey.refused.is_some()),
+        tier: tier(&lacks, survey.refused.is_some() || own.is_some()),
         starts: refusal.is_none(),
         refusal,
-        findings: findings(&config, path, owner, &survey),
+        findings: findings(&config, path, owner, (&survey, own)),
         lacks,
     }
 }
@@ -53,8 +56,13 @@ fn tier(lacks: &[Lack], refused: bool) -> Tier {
     }
 }
 
-fn findings(config: &Config, path: &Path, owner: Owner, survey: &Survey) -> Vec<Finding> {
+fn findings(config: &Config, path: &Path, owner: Owner, (survey, own): (&Survey, Option<String>)) -> Vec<Finding> {
     let mut found = kernel::look();
+    if let Some(why) = own {
+        let raise = "where this is root of a user namespace only (unshare -r): start it as an ordinary user, or in a \
+                     container whose root may call setgroups(2)";
+        found.push(raised(finding("launcher", "start", why, State::Bad), raise));
+    }
     found.extend(namespaces::look());
     found.extend(cgroup::look());
     found.extend(identities::look(config, owner));

@@ -12,10 +12,11 @@ use casemate_ipc::layer::Layer;
 use casemate_lockdown::policy::{self, Filter};
 use casemate_lockdown::{Role, Stage as Compiled};
 
+use super::InquiryError;
 use super::never;
 use super::survey::Survey;
 use crate::jail::rlimit::Ceilings;
-use crate::models::{Store, StoreError};
+use crate::models::Store;
 use crate::owner::Owner;
 use crate::startup::{self, StartError};
 
@@ -26,8 +27,8 @@ pub fn explain(path: &Path, owner: Owner, model: Option<ModelName>) -> Result<Ex
     if let Some(name) = &model {
         let store = Store::open(&config, owner)?;
         if !store.models().iter().any(|id| id.name == *name) {
-            let path = config.store().to_path_buf();
-            return Err(StartError::Store(StoreError::NoModel { name: name.clone(), path }));
+            let store = config.store().to_path_buf();
+            return Err(InquiryError::NoModel { name: name.clone(), store }.into());
         }
     }
     let survey = Survey::make(&config, owner);

@@ -18,7 +18,9 @@ mod stage;
 mod survey;
 
 use std::io::{self, Write};
+use std::path::PathBuf;
 
+use casemate_ipc::id::ModelName;
 use casemate_ipc::inquiry::{Finding, State};
 use casemate_ipc::shm::seal::SealError;
 use nix::errno::Errno;
@@ -45,6 +47,14 @@ pub enum InquiryError {
         step: &'static str,
         /// The kernel's answer.
         errno: Errno,
+    },
+    /// It is about a model that is not served.
+    #[error("no model {name} is in {}", store.display())]
+    NoModel {
+        /// Which.
+        name: ModelName,
+        /// The store.
+        store: PathBuf,
     },
     /// The memory that a worker shares with its front.
     #[error("arenas: {0}")]
