@@ -83,8 +83,13 @@ pub(crate) fn run(args: &Args, screen: &mut Screen) -> Result<Exit, DoctorError>
         let own = config.display().to_string();
         checkup.lacks.iter_mut().for_each(|lack| lack.raise = lack.raise.replace(&own, "FILE"));
     }
-    let trial = checkup.starts.then(|| Trial::make(&scratch, args.config.as_deref(), &config, &checkup));
-    let met = trial.as_ref().is_some_and(|trial| trial.fault.is_none());
+    // Also where the config would not let it start: the tier is the host's, not the config's.
+    let trial = (checkup.tier != Tier::Refused).then(|| Trial::make(&scratch, args.config.as_deref(), &checkup));
+    let caged = trial.as_ref().is_some_and(|trial| trial.fault.is_none());
+    if !caged {
+        checkup.tier = Tier::Refused;
+    }
+    let met = checkup.starts && caged;
     let engine = engine();
     if args.json {
         screen.line(ascii_json(&as_json(&checkup, trial.as_ref(), &engine, met)));
@@ -96,12 +101,11 @@ pub(crate) fn run(args: &Args, screen: &mut Screen) -> Result<Exit, DoctorError>
 }
 
 impl Trial {
-    fn make(scratch: &Scratch, given: Option<&Path>, config: &Path, checkup: &Checkup) -> Self {
-        // The scratch's own config lies where a copy would.
-        let config = match given.map(|path| scratch.like(path, None, &[])) {
-            None => Ok(config.to_owned()),
-            Some(copied) => copied.map_err(|error| error.to_string()),
-        };
+    /// A worker that goes without all that is missing here, whatever the config accepts. Where that starts, they are the
+    /// same: nobody goes without a layer that is there.
+    fn make(scratch: &Scratch, given: Option<&Path>, checkup: &Checkup) -> Self {
+        let missing: Vec<&str> = checkup.lacks.iter().map(|lack| lack.layer.as_str()).collect();
+        let config = scratch.without(given, &missing).map_err(|error| error.to_string());
         let asked = config
             .and_then(|config| ask::once::<Rehearsal>(&config, &["--rehearse"]).map_err(|error| error.to_string()));
         match asked {
@@ -115,17 +119,17 @@ impl Trial {
     }
 }
 
-/// What is wrong with a worker: that it did not get ready, or a layer that is not in force and that nobody accepted.
+/// What is wrong with a worker: that it did not get ready, or a layer that is not in force and is not known to be missing.
 fn fault(worker: &Rehearsal, lacks: &[Lack]) -> Option<String> {
     let Rehearsal { ready, answer, end, layers, .. } = worker;
     if !ready || answer.as_deref() != Some("done") {
         let said = answer.as_deref().unwrap_or("it never answered");
         return Some(format!("{said}; its end: {}", json!(end)));
     }
-    let accepted = |waiver: Waiver| lacks.iter().any(|lack| lack.accepted && lack.layer == waiver.name());
+    let known = |waiver: Waiver| lacks.iter().any(|lack| lack.layer == waiver.name());
     let missing = Layer::ALL.into_iter().filter(|layer| {
         let in_force = layers.iter().any(|reading| reading.layer == *layer && reading.in_force);
-        !in_force && !layer.waiver().is_some_and(accepted)
+        !in_force && !layer.waiver().is_some_and(known)
     });
     let missing: Vec<&str> = missing.map(Layer::name).collect();
     (!missing.is_empty()).then(|| format!("not in force: {}", missing.join(", ")))
@@ -190,8 +194,8 @@ fn report(screen: &mut Screen, checkup: &Checkup, trial: Option<&Trial>, engine:
     }
     if let Some(trial) = trial {
         let count = trial.worker.as_ref().map_or(0, |worker| worker.layers.len());
-        let text = format!("A worker was put into its cage: {} of {count} layers are in force.", trial.in_force());
-        screen.line(text);
+        screen
+            .line(format_args!("A worker was put into its cage: {} of {count} layers are in force.", trial.in_force()));
     }
     match (&checkup.refusal, trial.and_then(|trial| trial.fault.as_deref())) {
         (Some(refusal), _) => {
@@ -249,17 +253,17 @@ mod tests {
         }
     }
 
-    fn lack(waiver: Waiver, accepted: bool) -> Lack {
-        Lack { layer: waiver.name().to_owned(), accepted, why: String::new(), raise: String::new() }
+    fn lack(waiver: Waiver) -> Lack {
+        Lack { layer: waiver.name().to_owned(), accepted: false, why: String::new(), raise: String::new() }
     }
 
     #[test]
-    fn a_trial_is_good_only_with_every_layer_that_nobody_accepted_to_lose() {
+    fn a_trial_is_good_only_with_every_layer_that_is_not_known_to_be_missing() {
         assert_eq!(fault(&worker(&[]), &[]), None);
         assert!(fault(&worker(&[Layer::Seccomp]), &[]).unwrap().contains("seccomp"));
         let alone = worker(&[Layer::OwnIdentity]);
-        assert!(fault(&alone, &[lack(Waiver::OwnIdentity, false)]).is_some());
-        assert_eq!(fault(&alone, &[lack(Waiver::OwnIdentity, true)]), None);
+        assert!(fault(&alone, &[lack(Waiver::Landlock)]).is_some());
+        assert_eq!(fault(&alone, &[lack(Waiver::OwnIdentity)]), None);
         let mut silent = worker(&[]);
         silent.layers.pop();
         assert!(fault(&silent, &[]).is_some(), "a layer that nobody speaks of is not in force");

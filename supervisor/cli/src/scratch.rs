@@ -90,19 +90,23 @@ impl Scratch {
 
     /// Writes a config of the defaults, which goes without these layers.
     pub(crate) fn defaults(&self, waived: &[&str]) -> Result<PathBuf, ScratchError> {
-        let waived: Vec<Value> = waived.iter().map(|name| Value::from(*name)).collect();
-        let sandbox = Table::from_iter([("accept_missing".to_owned(), Value::from(waived))]);
-        self.config(Table::from_iter([("sandbox".to_owned(), Value::from(sandbox))]), None, &[])
+        self.without(None, waived)
+    }
+
+    /// Writes a config with the operator's limits, or the defaults where they cannot be had, which goes without these layers.
+    pub(crate) fn without(&self, path: Option<&Path>, waived: &[&str]) -> Result<PathBuf, ScratchError> {
+        let mut table = path.and_then(|path| read(path).ok()).unwrap_or_default();
+        let names: Vec<Value> = waived.iter().map(|name| Value::from(*name)).collect();
+        let sandbox = table.entry("sandbox").or_insert_with(|| Table::new().into());
+        if let Some(sandbox) = sandbox.as_table_mut() {
+            sandbox.insert("accept_missing".to_owned(), names.into());
+        }
+        self.config(table, None, &[])
     }
 
     /// Writes the operator's config, for this store and a free port. What it says about `like` is said about `models`.
     pub(crate) fn like(&self, path: &Path, like: Option<&str>, models: &[&str]) -> Result<PathBuf, ScratchError> {
-        let read = |cause| ScratchError::Read { path: path.to_owned(), cause };
-        let mut text = String::new();
-        fs::File::open(path).map_err(read)?.take(MAX_CONFIG).read_to_string(&mut text).map_err(read)?;
-        Config::parse(&text).map_err(|cause| ScratchError::Config { path: path.to_owned(), cause })?;
-        let table = toml::from_str(&text).map_err(|cause| ScratchError::Toml { path: path.to_owned(), cause })?;
-        self.config(table, like, models)
+        self.config(read(path)?, like, models)
     }
 
     fn config(&self, mut table: Table, like: Option<&str>, models: &[&str]) -> Result<PathBuf, ScratchError> {
@@ -147,6 +151,15 @@ pub(crate) fn private_folder() -> io::Result<TempDir> {
         return Ok(folder);
     }
     builder.tempdir()
+}
+
+/// A config, as it is written, once it is known to be one.
+fn read(path: &Path) -> Result<Table, ScratchError> {
+    let fault = |cause| ScratchError::Read { path: path.to_owned(), cause };
+    let mut text = String::new();
+    fs::File::open(path).map_err(fault)?.take(MAX_CONFIG).read_to_string(&mut text).map_err(fault)?;
+    Config::parse(&text).map_err(|cause| ScratchError::Config { path: path.to_owned(), cause })?;
+    toml::from_str(&text).map_err(|cause| ScratchError::Toml { path: path.to_owned(), cause })
 }
 
 /// Whatever the umask is: nobody else may be able to write.
