@@ -61,7 +61,7 @@ pub enum Waiver {
 }
 
 /// One layer as the kernel answered when asked.
-#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
 pub struct Reading {
     /// Which layer.
     pub layer: Layer,

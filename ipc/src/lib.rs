@@ -1,7 +1,8 @@
 //! The contract between launcher, front and worker.
 //!
 //! Names ([`id`]), what flows ([`tensor`]), how control messages travel ([`frame`], [`seqpacket`]), who may say what to
-//! whom ([`launch`], [`work`]), the layers of the cage by name ([`layer`]), and the memory that tensors live in ([`shm`]).
+//! whom ([`launch`], [`work`]), the layers of the cage by name ([`layer`]), what the
+//! launcher tells whoever asks it ([`inquiry`]), and the memory that tensors live in ([`shm`]).
 //! Nothing here knows an engine, a protocol, a runtime or a clock.
 
 #![deny(unsafe_code)]
@@ -10,6 +11,7 @@ pub mod frame;
 pub mod id;
 #[expect(unsafe_code, reason = "descriptors that come as plain numbers")]
 pub mod inherited;
+pub mod inquiry;
 pub mod launch;
 pub mod layer;
 pub mod seqpacket;

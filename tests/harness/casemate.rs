@@ -163,7 +163,8 @@ impl Setup {
         self.folder.path()
     }
 
-    fn write_config(&self) -> PathBuf {
+    /// Writes the config; its path.
+    pub fn write_config(&self) -> PathBuf {
         let store = self.store();
         let waived: Vec<String> = self.waived.iter().map(|w| format!("\"{w}\"")).collect();
         let text = format!(

@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 
 use crate::casemate::program;
 
-const PROGRAMS: [&str; 4] = ["casemate", "casemate-launcher", "casemate-front", "casemate-worker"];
+const PROGRAMS: [&str; 5] = ["casemate", "casemate-launcher", "casemate-front", "casemate-worker", "casemate-probe"];
 
 /// A program of this build, where an ordinary user can run it.
 pub fn reachable(name: &str) -> PathBuf {

@@ -4,35 +4,78 @@
 //! never comes. `casemate-probe` does the same acts without a cage, as the positive control: a probe that fails there
 //! proves nothing anywhere else. So every act is harmless should it succeed: it opens for reading, asks with signal 0,
 //! gives absurd arguments, or makes a child that ends at once.
+//!
+//! Most acts are system calls, which the serving filter ends. The others ([`bounds`]) are refused by another layer: a
+//! mapping, a seal, a limit, the time that a request has.
 
 mod acts;
+mod bounds;
+mod scene;
 
+use crate::engine::script::Moment;
 use crate::engine::shim;
+
+pub use scene::Scene;
 
 /// One named act.
 #[derive(Debug, Clone, Copy)]
 pub struct Probe {
     /// Its name.
     pub name: &'static str,
+    /// When a worker's script must act.
+    pub at: Moment,
+    /// What refuses it in the cage.
+    pub by: Mechanism,
     /// The act; what the kernel answered, `-errno` on failure.
-    act: fn() -> i64,
+    act: Act,
     /// Without a cage: makes the circumstances in which the act can succeed without harm.
     prepare: Option<fn()>,
 }
 
-/// Every probe.
-pub const ALL: &[Probe] = acts::ALL;
+/// What refuses an act.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mechanism {
+    /// The serving filter: SIGSYS.
+    Seccomp,
+    /// The same, for a door that has numbers of its own: SIGSYS, and the number means another call than it seems.
+    Door,
+    /// Memory that was mapped for reading: SIGSEGV.
+    Mapping,
+    /// A seal on the memory file behind a mapping: EACCES.
+    Seal,
+    /// The limit on data: ENOMEM.
+    DataLimit,
+    /// The limit on the stack: SIGSEGV.
+    StackLimit,
+    /// The time that a request has: its supervisor kills it.
+    Deadline,
+}
 
-/// The probe of this name.
+#[derive(Debug, Clone, Copy)]
+enum Act {
+    Alone(fn() -> i64),
+    /// With what a worker has.
+    Within(fn(&Scene) -> i64),
+}
+
+/// Every probe that must be refused.
+pub fn all() -> impl Iterator<Item = &'static Probe> {
+    acts::ALL.iter().chain(bounds::ALL)
+}
+
+/// The probe of this name; also one of the two that show how a proof fails, which [`all`] leaves out.
 pub fn find(name: &str) -> Option<&'static Probe> {
-    ALL.iter().find(|probe| probe.name == name)
+    all().chain(bounds::FAILING).find(|probe| probe.name == name)
 }
 
 impl Probe {
     /// Says that it was reached, acts, says what came of it.
-    pub fn act(&self) {
+    pub fn act(&self, scene: &Scene) {
         shim::log(1, format!("probe {} reached\n", self.name).as_bytes());
-        let answer = (self.act)();
+        let answer = match self.act {
+            Act::Alone(act) => act(),
+            Act::Within(act) => act(scene),
+        };
         let (returned, errno) = if answer < 0 { (-1, -answer) } else { (answer, 0) };
         shim::log(1, format!("probe {} returned {returned} errno {errno}\n", self.name).as_bytes());
     }
@@ -42,7 +85,22 @@ impl Probe {
         if let Some(prepare) = self.prepare {
             prepare();
         }
-        self.act();
+        self.act(&Scene::free());
+    }
+}
+
+impl Mechanism {
+    /// Its name in the list of `casemate-probe --list`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Seccomp => "seccomp",
+            Self::Door => "door",
+            Self::Mapping => "mapping",
+            Self::Seal => "seal",
+            Self::DataLimit => "data-limit",
+            Self::StackLimit => "stack-limit",
+            Self::Deadline => "deadline",
+        }
     }
 }
 
@@ -52,8 +110,9 @@ mod tests {
 
     #[test]
     fn every_probe_has_a_name_of_its_own() {
-        let names: std::collections::BTreeSet<_> = ALL.iter().map(|probe| probe.name).collect();
-        assert_eq!(names.len(), ALL.len());
+        let names: std::collections::BTreeSet<_> = all().map(|probe| probe.name).collect();
+        assert_eq!(names.len(), all().count());
+        assert!(bounds::FAILING.iter().all(|probe| !names.contains(probe.name) && find(probe.name).is_some()));
         assert!(find("fork").is_some() && find("frok").is_none());
     }
 }

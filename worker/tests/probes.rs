@@ -8,7 +8,7 @@ use std::process::Command;
 use std::sync::Mutex;
 use std::thread;
 
-use casemate_worker::probe;
+use casemate_worker::probe::{self, Mechanism, Probe};
 use cell::{Birth, f32s};
 
 #[test]
@@ -19,13 +19,15 @@ fn without_a_cage_the_kernel_answers() {
     let lacks = |name: &str| {
         !said.contains(&format!("probe {name} reached\n")) || !said.contains(&format!("probe {name} returned "))
     };
-    let silent: Vec<&str> = probe::ALL.iter().map(|probe| probe.name).filter(|name| lacks(name)).collect();
+    let silent: Vec<&str> = probe::all().map(|probe| probe.name).filter(|name| lacks(name)).collect();
     assert!(silent.is_empty(), "{}", silent.join(", "));
 }
 
 #[test]
 fn in_a_sealed_worker_every_probe_is_the_end() {
-    let names = Mutex::new(probe::ALL.iter().map(|probe| probe.name));
+    // What a limit of the jail refuses is not refused here: this worker has none.
+    let by_filter = |probe: &&Probe| matches!(probe.by, Mechanism::Seccomp | Mechanism::Door);
+    let names = Mutex::new(probe::all().filter(by_filter).map(|probe| probe.name));
     let survivors = Mutex::new(BTreeMap::new());
     thread::scope(|scope| {
         for _ in 0..3 {

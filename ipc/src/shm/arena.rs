@@ -146,6 +146,11 @@ impl Reader {
         Ok(Self { memory: Incoming::map(file, Sealing::FixedReadOnly, expected)?, geometry })
     }
 
+    /// Where it lies in this process. A number and no more: nothing here reads or writes by it.
+    pub fn address(&self) -> usize {
+        self.memory.address()
+    }
+
     /// Copies a tensor out. What `placed` says is checked against the slot, the shape and the type before a byte moves;
     /// nothing is allocated for a tensor that does not lie in its slot.
     pub fn take(&self, slot: u32, placed: &Placed) -> Result<Vec<u8>, ArenaError> {

@@ -60,6 +60,11 @@ impl Incoming {
         Mapping::new(file, expected, ProtFlags::PROT_READ).map(Self)
     }
 
+    /// Where it lies in this process.
+    pub fn address(&self) -> usize {
+        self.0.start.as_ptr().expose_provenance()
+    }
+
     /// Length in bytes.
     pub fn len(&self) -> usize {
         self.0.length
@@ -93,6 +98,11 @@ impl Incoming {
 }
 
 impl Outgoing {
+    /// Where it lies in this process.
+    pub fn address(&self) -> usize {
+        self.0.start.as_ptr().expose_provenance()
+    }
+
     /// Maps a memory file for writing. The caller must hold the only write access that matters: a front maps the request
     /// arena and then seals it against new writers; a worker maps the response arena that its front maps read-only.
     pub fn map(file: impl AsFd, expected: u64) -> Result<Self, SealError> {

@@ -12,17 +12,13 @@ mod server;
 use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use casemate_config::Config;
 use casemate_ipc::layer::Waiver;
 use casemate_manifest::{Manifest, ManifestError};
 use nix::unistd::geteuid;
-use tempfile::TempDir;
 use thiserror::Error;
 
 use crate::demo::client::{Client, ClientError};
@@ -31,7 +27,9 @@ use crate::demo::server::{Server, ServerError};
 use crate::exit::Exit;
 use crate::model::entry::{Declaration, Entry, EntryError};
 use crate::programs::{self, ProgramsError};
+use crate::scratch::private_folder;
 use crate::screen::{Screen, Tone};
+use crate::stop::Stop;
 
 /// The model, as `packaging/demo/train.py` wrote it.
 const MODEL: &[u8] = include_bytes!("../../../packaging/demo/store/digits/1/model.pt");
@@ -86,10 +84,6 @@ pub(crate) enum DemoError {
 const NOTES: &str = "\
 Everything is in a folder of its own that is removed at the end, and only this machine can reach the server. As root \
 every worker has a uid and a control group of its own; as an ordinary user these are missing, and the demo says so.";
-
-/// What Ctrl-C and `kill` set, and every wait looks at.
-#[derive(Debug, Clone)]
-struct Stop(Arc<AtomicBool>);
 
 pub(crate) fn run(args: &Args, screen: &mut Screen) -> Result<Exit, DemoError> {
     let launcher = programs::launcher()?;
@@ -218,19 +212,6 @@ fn wait<T>(
     }
 }
 
-/// As root in `/run`, which only root can write to; in `/tmp` anybody could have laid things around it.
-fn private_folder() -> io::Result<TempDir> {
-    let mut builder = tempfile::Builder::new();
-    builder.prefix("casemate-demo-").permissions(fs::Permissions::from_mode(0o700));
-    let run = Path::new("/run");
-    if geteuid().is_root()
-        && let Ok(folder) = builder.tempdir_in(run)
-    {
-        return Ok(folder);
-    }
-    builder.tempdir()
-}
-
 fn fill(store: &Path) -> Result<Manifest, DemoError> {
     let Manifest { format: _, sha256, inputs, outputs, batching, limits } =
         Manifest::parse(MANIFEST).map_err(DemoError::Manifest)?;
@@ -256,22 +237,6 @@ fn write_config(path: &Path, port: u16, waived: &[Waiver]) -> io::Result<()> {
     let text = toml::to_string(&config).map_err(io::Error::other)?;
     Config::parse(&text).map_err(io::Error::other)?;
     fs::write(path, text)
-}
-
-// === impl Stop ===
-
-impl Stop {
-    fn watch() -> io::Result<Self> {
-        let flag = Arc::new(AtomicBool::new(false));
-        for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP] {
-            signal_hook::flag::register(signal, Arc::clone(&flag))?;
-        }
-        Ok(Self(flag))
-    }
-
-    fn asked(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
 }
 
 // === impl DemoError ===

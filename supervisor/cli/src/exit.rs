@@ -6,10 +6,13 @@ use std::process::ExitCode;
 use thiserror::Error;
 
 use crate::demo::DemoError;
+use crate::doctor::DoctorError;
 use crate::man::ManError;
 use crate::model::add::AddError;
 use crate::model::inspect::InspectError;
 use crate::model::list::ListError;
+use crate::sandbox::explain::ExplainError;
+use crate::sandbox::prove::ProveError;
 use crate::serve::ServeError;
 
 /// Exit codes: the ordinary three and the few of sysexits(3) that operators know.
@@ -38,6 +41,9 @@ pub(crate) enum Exit {
 #[allow(missing_docs, reason = "one for each subcommand")]
 pub(crate) enum Failure {
     Demo(#[from] DemoError),
+    Doctor(#[from] DoctorError),
+    Explain(#[from] ExplainError),
+    Prove(#[from] ProveError),
     Serve(#[from] ServeError),
     Add(#[from] AddError),
     List(#[from] ListError),
@@ -50,6 +56,9 @@ impl Failure {
     pub(crate) fn exit(&self) -> Exit {
         match self {
             Self::Demo(e) => e.exit(),
+            Self::Doctor(e) => e.exit(),
+            Self::Explain(e) => e.exit(),
+            Self::Prove(e) => e.exit(),
             Self::Serve(e) => e.exit(),
             Self::Add(e) => e.exit(),
             Self::List(e) => e.exit(),

@@ -5,15 +5,20 @@
 #![forbid(unsafe_code)]
 
 mod archive;
+mod ask;
 mod code;
 mod demo;
+mod doctor;
 mod escape;
 mod exit;
 mod man;
 mod model;
 mod programs;
+mod sandbox;
+mod scratch;
 mod screen;
 mod serve;
+mod stop;
 
 use std::process::ExitCode;
 
@@ -43,6 +48,13 @@ enum Command {
         #[command(subcommand)]
         command: model::Command,
     },
+    /// Say what this host can give, whether a server would start, and what would raise it
+    Doctor(doctor::Args),
+    /// Say what a worker may do, and prove that it can do no more
+    Sandbox {
+        #[command(subcommand)]
+        command: sandbox::Command,
+    },
     /// Write the manual pages into a folder
     #[command(hide = true)]
     Man(man::Args),
@@ -54,7 +66,10 @@ Examples:
   casemate model inspect model.pt                  what is in the file, without loading it
   casemate model add --store /srv/models --name iris \\
       --input 'x:f32[-1,4]' --output 'y:f32[-1,3]' model.pt
-  casemate serve --config /etc/casemate/casemate.toml";
+  casemate doctor --config /etc/casemate/casemate.toml
+  casemate serve --config /etc/casemate/casemate.toml
+  casemate sandbox explain                         what a worker may do, and why
+  casemate sandbox prove                           that it can do no more";
 
 fn main() -> ExitCode {
     let mut screen = Screen::stdout();
@@ -75,6 +90,9 @@ fn run(command: Command, screen: &mut Screen) -> Result<Exit, Failure> {
         Command::Model { command: model::Command::Add(args) } => model::add::run(&args, screen)?,
         Command::Model { command: model::Command::List(args) } => model::list::run(&args, screen)?,
         Command::Model { command: model::Command::Inspect(args) } => model::inspect::run(&args, screen)?,
+        Command::Doctor(args) => return Ok(doctor::run(&args, screen)?),
+        Command::Sandbox { command: sandbox::Command::Explain(args) } => sandbox::explain::run(&args, screen)?,
+        Command::Sandbox { command: sandbox::Command::Prove(args) } => return Ok(sandbox::prove::run(&args, screen)?),
         Command::Man(args) => man::run(&args)?,
     }
     Ok(Exit::Success)

@@ -8,29 +8,39 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 const LAUNCHER: &str = "casemate-launcher";
+const PROBE: &str = "casemate-probe";
 
-/// Why the launcher is not known.
+/// Why a program is not known.
 #[derive(Debug, Error)]
 pub(crate) enum ProgramsError {
     #[error("cannot tell where this program lies")]
     Here(#[source] io::Error),
     #[error(
-        "{LAUNCHER} is neither in {beside:?} nor in {libexec:?}; in a checkout `cargo xtask demo` builds all the programs"
+        "{name} is neither in {beside:?} nor in {libexec:?}; in a checkout `cargo xtask demo` builds all the programs"
     )]
-    Missing { beside: PathBuf, libexec: PathBuf },
+    Missing { name: &'static str, beside: PathBuf, libexec: PathBuf },
 }
 
 /// The launcher's path.
 pub(crate) fn launcher() -> Result<PathBuf, ProgramsError> {
-    // The kernel's link is already the real path, whatever symbolic link this program was started by.
-    let here = std::env::current_exe().map_err(ProgramsError::Here)?;
-    find(here.parent().unwrap_or(Path::new("/")))
+    beside(LAUNCHER)
 }
 
-fn find(beside: &Path) -> Result<PathBuf, ProgramsError> {
+/// The path of the program that does without a cage what must fail inside.
+pub(crate) fn probe() -> Result<PathBuf, ProgramsError> {
+    beside(PROBE)
+}
+
+fn beside(name: &'static str) -> Result<PathBuf, ProgramsError> {
+    // The kernel's link is already the real path, whatever symbolic link this program was started by.
+    let here = std::env::current_exe().map_err(ProgramsError::Here)?;
+    find(name, here.parent().unwrap_or(Path::new("/")))
+}
+
+fn find(name: &'static str, beside: &Path) -> Result<PathBuf, ProgramsError> {
     let libexec = beside.parent().unwrap_or(Path::new("/")).join("libexec/casemate");
-    let found = [beside, &libexec].map(|folder| folder.join(LAUNCHER)).into_iter().find(|path| path.is_file());
-    found.ok_or_else(|| ProgramsError::Missing { beside: beside.to_owned(), libexec })
+    let found = [beside, &libexec].map(|folder| folder.join(name)).into_iter().find(|path| path.is_file());
+    found.ok_or_else(|| ProgramsError::Missing { name, beside: beside.to_owned(), libexec })
 }
 
 #[cfg(test)]
@@ -45,10 +55,10 @@ mod tests {
         for folder in [&bin, &libexec] {
             std::fs::create_dir_all(folder).unwrap();
         }
-        assert!(matches!(find(&bin), Err(ProgramsError::Missing { .. })));
+        assert!(matches!(find(LAUNCHER, &bin), Err(ProgramsError::Missing { .. })));
         std::fs::write(libexec.join(LAUNCHER), "").unwrap();
-        assert_eq!(find(&bin).unwrap(), libexec.join(LAUNCHER));
+        assert_eq!(find(LAUNCHER, &bin).unwrap(), libexec.join(LAUNCHER));
         std::fs::write(bin.join(LAUNCHER), "").unwrap();
-        assert_eq!(find(&bin).unwrap(), bin.join(LAUNCHER));
+        assert_eq!(find(LAUNCHER, &bin).unwrap(), bin.join(LAUNCHER));
     }
 }

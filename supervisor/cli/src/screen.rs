@@ -8,6 +8,7 @@ use std::io::{self, IsTerminal, Write};
 /// Where the command's words go.
 pub(crate) struct Screen {
     out: Box<dyn Write>,
+    terminal: bool,
     colour: bool,
     utf8: bool,
 }
@@ -47,6 +48,14 @@ impl Screen {
         let _ = self.out.flush();
     }
 
+    /// One line that the next one takes the place of; nothing where there is no terminal.
+    pub(crate) fn passing(&mut self, text: impl Display) {
+        if self.terminal {
+            let _ = write!(self.out, "\r\x1b[K{text}");
+            let _ = self.out.flush();
+        }
+    }
+
     /// The text with a tone, where there are colours.
     pub(crate) fn tone(&self, tone: Tone, text: impl Display) -> String {
         let code = match tone {
@@ -76,7 +85,7 @@ impl Screen {
         let dumb = set("TERM").is_none_or(|term| term == "dumb");
         let locale = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().find_map(set);
         let utf8 = locale.is_some_and(|name| is_utf8(&name.to_string_lossy()));
-        Self { out, colour: terminal && !dumb && set("NO_COLOR").is_none(), utf8 }
+        Self { out, terminal: terminal && !dumb, colour: terminal && !dumb && set("NO_COLOR").is_none(), utf8 }
     }
 }
 
@@ -103,7 +112,7 @@ mod tests {
 
     #[test]
     fn without_colours_a_tone_is_nothing() {
-        let plain = Screen { out: Box::new(Vec::new()), colour: false, utf8: true };
+        let plain = Screen { out: Box::new(Vec::new()), terminal: false, colour: false, utf8: true };
         assert_eq!(plain.tone(Tone::Bad, "no"), "no");
     }
 }

@@ -102,9 +102,12 @@ fn help_and_version_are_no_failures() {
     assert!(works(["--version"]).starts_with("casemate "));
     assert!(works(["--help"]).starts_with("Examples:"));
     assert!(works(["serve", "--help"]).contains("store = \"/srv/models\""));
-    for help in ["demo", "model"] {
+    for help in ["demo", "model", "doctor", "sandbox"] {
         works([help, "--help"]);
     }
+    assert!(works(["doctor", "--help"]).contains("The tiers:"));
+    assert!(works(["sandbox", "prove", "--help"]).contains("casemate sandbox prove --act openat"));
+    assert!(works(["sandbox", "explain", "--help"]).contains("casemate sandbox explain iris --config"));
 }
 
 #[test]
@@ -119,6 +122,10 @@ fn wrong_usage_is_2_and_says_what_is_right() {
     fails(2, ["serve"]);
     fails(2, ["model", "list"]);
     fails(2, ["demo", "--port", "70000"]);
+    fails(2, ["sandbox"]);
+    // A model is one of a config's store.
+    fails(2, ["sandbox", "explain", "iris"]);
+    fails(2, ["sandbox", "prove", "iris"]);
     let said = fails(2, [a, b, c, d, e, f, model]);
     assert!(said.contains("--input 'x:f32[-1,16]'") && said.contains("forward(x: Tensor) -> Tensor"), "{said}");
     fails(2, [a, b, c, d, e, f, "--input", "x:f32[1]", model]);
@@ -140,6 +147,7 @@ fn what_is_not_there_is_66() {
     fails(66, ["model", "list", "--store", none]);
     fails(66, ["model", "add", "--store", none, "--name", "a", "--input", "x:f32[1]", "--output", "y:f32[1]", none]);
     fails(66, ["serve", "--config", none]);
+    fails(66, ["doctor", "--config", none]);
 }
 
 #[test]
@@ -174,7 +182,8 @@ fn a_wrong_config_is_78_and_no_launcher_69() {
     // has open for writing cannot be started.
     let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_casemate")).arg(&alone).status();
     assert!(copied.unwrap().success());
-    for args in [["serve", "--config", text(&config)].as_slice(), &["demo", "--once"]] {
+    let asking = [["doctor"].as_slice(), &["sandbox", "explain"], &["sandbox", "prove"]];
+    for args in [["serve", "--config", text(&config)].as_slice(), &["demo", "--once"]].into_iter().chain(asking) {
         let output = Command::new(&alone).args(args).output().unwrap();
         assert_eq!(output.status.code(), Some(69), "{args:?}");
     }
@@ -184,7 +193,9 @@ fn a_wrong_config_is_78_and_no_launcher_69() {
 fn the_manual_has_a_page_for_each_subcommand() {
     let place = Place::new();
     works(["man", text(place.folder.path())]);
-    for page in ["casemate.1", "casemate-serve.1", "casemate-demo.1", "casemate-model-add.1"] {
+    let pages = ["casemate.1", "casemate-serve.1", "casemate-demo.1", "casemate-model-add.1"];
+    for page in pages.into_iter().chain(["casemate-doctor.1", "casemate-sandbox-explain.1", "casemate-sandbox-prove.1"])
+    {
         assert!(fs::read_to_string(place.path(page)).unwrap().contains("casemate"), "{page}");
     }
 }

@@ -1,12 +1,13 @@
-//! `casemate-launcher --config FILE [--check]`: the privileged parent of the server's processes.
+//! `casemate-launcher --config FILE`: the privileged parent of the server's processes. With `--check`, `--doctor`,
+//! `--explain` or `--rehearse` it serves nobody, answers, and ends.
 
 #![forbid(unsafe_code)]
 
 use std::process::ExitCode;
 
-use casemate_launcher::log;
 use casemate_launcher::owner::Owner;
-use casemate_launcher::startup::{self, StartError};
+use casemate_launcher::startup::{self, StartError, Task};
+use casemate_launcher::{inquiry, log};
 
 fn main() -> ExitCode {
     match run() {
@@ -21,11 +22,22 @@ fn main() -> ExitCode {
 fn run() -> Result<(), StartError> {
     // Before `harden`, which leaves the folder that a relative path starts from.
     let arguments = startup::arguments(std::env::args_os())?;
-    startup::harden()?;
-    let ready = startup::prepare(&arguments.config, Owner::current())?;
-    if arguments.check {
-        log::info("checked", &[("config", &arguments.config.display())]);
-        return Ok(());
+    let hardened = startup::harden();
+    if arguments.task == Task::Doctor {
+        return Ok(inquiry::say(&inquiry::checkup(&arguments.config, Owner::current(), hardened))?);
     }
-    ready.serve()
+    hardened?;
+    let (path, owner) = (&arguments.config, Owner::current());
+    match arguments.task {
+        Task::Serve => startup::prepare(path, owner)?.serve(),
+        Task::Check => {
+            startup::prepare(path, owner)?;
+            log::info("checked", &[("config", &path.display())]);
+            Ok(())
+        }
+        // Answered above: it tells also what keeps the launcher itself from starting.
+        Task::Doctor => Ok(()),
+        Task::Explain(model) => Ok(inquiry::say(&inquiry::explain(path, owner, model)?)?),
+        Task::Rehearse => Ok(inquiry::rehearse(startup::prepare(path, owner)?)?),
+    }
 }

@@ -59,6 +59,11 @@ impl Owner {
         self.uid == 0
     }
 
+    /// Their number.
+    pub const fn uid(self) -> u32 {
+        self.uid
+    }
+
     /// Proves that an opened file or folder can be trusted. Looks at what was opened, not at what the path says by now.
     pub fn check(self, path: &Path, file: &File) -> Result<Metadata, OwnerError> {
         let look = |source| OwnerError::Look { path: path.to_path_buf(), source };

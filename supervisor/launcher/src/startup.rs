@@ -6,6 +6,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use casemate_config::{Config, ConfigError};
+use casemate_ipc::id::ModelName;
 use casemate_ipc::launch::RunTimeCode;
 use casemate_ipc::shm::seal::{self, SealError};
 use casemate_lockdown::LauncherError;
@@ -18,6 +19,7 @@ use thiserror::Error;
 
 use crate::front::FrontPlan;
 use crate::host::{self, HostError};
+use crate::inquiry::InquiryError;
 use crate::library::{Library, LibraryError};
 use crate::listen::{self, BindError};
 use crate::log;
@@ -33,15 +35,30 @@ use crate::sys::process::{clear_environment, close_from};
 pub struct Arguments {
     /// The config file.
     pub config: PathBuf,
+    /// What to do with it.
+    pub task: Task,
+}
+
+/// What a launcher is started for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Task {
+    /// Serve.
+    Serve,
     /// Check everything, start nothing.
-    pub check: bool,
+    Check,
+    /// Say what this host can give.
+    Doctor,
+    /// Say what a worker may do: of any model, or of that one.
+    Explain(Option<ModelName>),
+    /// Start a worker for each model of the store, ask it once, and say what came of it.
+    Rehearse,
 }
 
 /// Why the launcher does not start, or does not go on.
 #[derive(Debug, Error)]
 pub enum StartError {
     /// The command line.
-    #[error("usage: casemate-launcher --config FILE [--check]")]
+    #[error("usage: casemate-launcher --config FILE [--check | --doctor | --explain [MODEL] | --rehearse]")]
     Usage,
     /// The launcher could not make itself safe.
     #[error("{step}: {errno}")]
@@ -94,16 +111,19 @@ pub enum StartError {
     /// The loop.
     #[error(transparent)]
     Monitor(#[from] MonitorError),
+    /// A question that cannot be answered.
+    #[error(transparent)]
+    Inquiry(#[from] InquiryError),
 }
 
 /// All that is checked before a socket is opened.
 #[derive(Debug)]
 pub struct Ready {
-    config: Config,
+    pub(crate) config: Config,
     text: String,
-    owner: Owner,
+    pub(crate) owner: Owner,
     front: Program,
-    spawner: Spawner,
+    pub(crate) spawner: Spawner,
 }
 
 /// Bytes of a config file.
@@ -111,17 +131,24 @@ const CONFIG_MAX: u64 = 1 << 20;
 
 /// Reads the command line.
 pub fn arguments(words: impl Iterator<Item = OsString>) -> Result<Arguments, StartError> {
-    let (mut config, mut check) = (None, false);
-    let mut words = words.skip(1);
+    let (mut config, mut task) = (None, Task::Serve);
+    let mut words = words.skip(1).peekable();
     while let Some(word) = words.next() {
-        match word.to_str() {
-            Some("--check") => check = true,
-            Some("--config") if config.is_none() => config = words.next().map(PathBuf::from),
+        match (word.to_str(), &task) {
+            (Some("--config"), _) if config.is_none() => config = words.next().map(PathBuf::from),
+            (Some("--check"), Task::Serve) => task = Task::Check,
+            (Some("--doctor"), Task::Serve) => task = Task::Doctor,
+            (Some("--rehearse"), Task::Serve) => task = Task::Rehearse,
+            (Some("--explain"), Task::Serve) => {
+                let named = words.next_if(|next| !next.as_encoded_bytes().starts_with(b"-"));
+                let model = named.map(|name| name.to_str().and_then(|name| name.parse().ok()).ok_or(StartError::Usage));
+                task = Task::Explain(model.transpose()?);
+            }
             _ => return Err(StartError::Usage),
         }
     }
     let config = config.and_then(|path| std::path::absolute(path).ok()).ok_or(StartError::Usage)?;
-    Ok(Arguments { config, check })
+    Ok(Arguments { config, task })
 }
 
 /// Makes this process one that nobody can look into and that inherits nothing. First thing in `main`.
@@ -188,12 +215,14 @@ impl StartError {
     /// The exit code, after `sysexits.h`.
     pub const fn code(&self) -> u8 {
         const USAGE: u8 = 64;
+        const NO_INPUT: u8 = 66;
         const SOFTWARE: u8 = 70;
         const OS: u8 = 71;
         const CONFIG: u8 = 78;
         match self {
             Self::Usage => USAGE,
-            Self::Monitor(_) => SOFTWARE,
+            Self::Inquiry(InquiryError::NoModel { .. }) => NO_INPUT,
+            Self::Monitor(_) | Self::Inquiry(_) => SOFTWARE,
             Self::Own { .. } | Self::Copy(_) | Self::Bind(_) | Self::Confine(_) => OS,
             Self::Read { .. }
             | Self::Owner(_)
@@ -206,7 +235,7 @@ impl StartError {
     }
 }
 
-fn read_config(path: &Path, owner: Owner) -> Result<String, StartError> {
+pub(crate) fn read_config(path: &Path, owner: Owner) -> Result<String, StartError> {
     let read = |source| StartError::Read { path: path.to_path_buf(), source };
     let file = File::open(path).map_err(read)?;
     owner.check(path, &file)?;
@@ -226,9 +255,16 @@ mod tests {
     #[test]
     fn the_command_line_is_small() {
         let parsed = parse(&["l", "--config", "/a/b.toml", "--check"]).unwrap();
-        assert_eq!(parsed, Arguments { config: "/a/b.toml".into(), check: true });
-        assert!(!parse(&["l", "--config", "/a"]).unwrap().check);
-        for bad in [&["l"][..], &["l", "--config"], &["l", "/a"], &["l", "--config", "/a", "--config", "/b"]] {
+        assert_eq!(parsed, Arguments { config: "/a/b.toml".into(), task: Task::Check });
+        let task = |words: &[&str]| parse(&[&["l", "--config", "/a"][..], words].concat()).map(|parsed| parsed.task);
+        assert_eq!(task(&[]), Some(Task::Serve));
+        assert_eq!(task(&["--doctor"]), Some(Task::Doctor));
+        assert_eq!(task(&["--explain"]), Some(Task::Explain(None)));
+        assert_eq!(task(&["--explain", "iris"]), Some(Task::Explain("iris".parse().ok())));
+        for bad in [&["--config", "/b"][..], &["--check", "--doctor"], &["--explain", "../x"], &["--doctor", "iris"]] {
+            assert_eq!(task(bad), None, "{bad:?}");
+        }
+        for bad in [&["l"][..], &["l", "--config"], &["l", "/a"]] {
             assert_eq!(parse(bad), None, "{bad:?}");
         }
     }

@@ -1,13 +1,38 @@
-//! `casemate-probe NAME…`: the worker's probes without a cage, each in a process of its own: the positive control of the tests
-//! of the cage. Without a name it does all of them.
+//! `casemate-probe NAME…`: the worker's probes without a cage, each in a process of its own: the positive control of
+//! everything that is said about the cage. Without a name it does all of them.
+//!
+//! `--list NAME…` says what there is instead, a line each: its name, when a worker's script must do it, and what refuses it
+//! in the cage, with tabs between. `--engine` says which engine the worker links, and for which CPU it works here.
 
-use casemate_worker::engine::shim;
+use casemate_worker::engine::{self, shim};
 use casemate_worker::probe::{self, Probe};
 
 fn main() {
-    let names: Vec<String> = std::env::args().skip(1).collect();
-    let wanted = |probe: &&Probe| names.is_empty() || names.iter().any(|name| name == probe.name);
-    for probe in probe::ALL.iter().filter(wanted) {
-        shim::apart(|| probe.act_freely());
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    match *words {
+        ["--engine"] => {
+            for (name, value) in engine::about() {
+                say(&[name, &value]);
+            }
+        }
+        ["--list", ref names @ ..] => {
+            for probe in wanted(names) {
+                say(&[probe.name, probe.at.name(), probe.by.name()]);
+            }
+        }
+        ref names => {
+            for probe in wanted(names) {
+                shim::apart(|| probe.act_freely());
+            }
+        }
     }
+}
+
+fn wanted(names: &[&str]) -> Vec<&'static Probe> {
+    if names.is_empty() { probe::all().collect() } else { names.iter().filter_map(|name| probe::find(name)).collect() }
+}
+
+fn say(words: &[&str]) {
+    shim::log(1, format!("{}\n", words.join("\t")).as_bytes());
 }

@@ -123,6 +123,14 @@ impl<'a> Batch<'a> {
         Self { inputs, source: Source::Zeros }
     }
 
+    /// Where the request arena lies in this process, for the scripted engine, which tries to write there.
+    pub(super) fn arena(&self) -> Option<usize> {
+        match &self.source {
+            Source::Zeros => None,
+            Source::Arena { requests, .. } => Some(requests.address()),
+        }
+    }
+
     /// The inputs, in the order of the declaration.
     pub fn inputs(&self) -> &'a [Placed] {
         self.inputs

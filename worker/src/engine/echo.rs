@@ -8,6 +8,7 @@ use casemate_ipc::work::FromWorker;
 
 use super::contract::{Answer, Batch, Engine, RunError, ToFront};
 use super::script::{Moment, Script};
+use crate::probe::Scene;
 
 /// Echoes.
 #[derive(Debug)]
@@ -23,7 +24,8 @@ impl Echo {
     /// Reads the script that stands where a model would.
     pub fn load(model: &[u8]) -> Result<Self, RunError> {
         let script = Script::parse(model)?;
-        script.act(Moment::Load, 0)?;
+        let scene = Scene { requests: 0, model: model.as_ptr().expose_provenance() };
+        script.act(Moment::Load, 0, &scene)?;
         Ok(Self { script, runs: 0, buffer: Vec::new() })
     }
 
@@ -37,7 +39,8 @@ impl Engine for Echo {
     fn run(&mut self, batch: &Batch<'_>, answer: &mut Answer<'_>) -> Result<(), RunError> {
         self.runs += 1;
         let now = if self.runs == 1 { Moment::Trial } else { Moment::Run };
-        self.script.act(now, self.requests())?;
+        let scene = Scene { requests: batch.arena().unwrap_or(0), model: 0 };
+        self.script.act(now, self.requests(), &scene)?;
         while let Some((index, spec)) = answer.next() {
             let input = batch.inputs().get(index);
             match input.filter(|input| input.dtype == spec.dtype && spec.check(&input.shape).is_ok()) {

@@ -42,6 +42,14 @@ pub fn platform(format: Format) -> Option<String> {
     }
 }
 
+/// What this build's engine is, and what it makes of this CPU: names and values, for a person.
+pub fn about() -> Vec<(&'static str, String)> {
+    #[cfg(feature = "torch")]
+    return vec![("engine", torchscript::platform()), ("cpu", shim::libtorch::cpu_capability())];
+    #[cfg(not(feature = "torch"))]
+    vec![("engine", "none".to_owned())]
+}
+
 /// Loads a model that the gate let through.
 pub fn load(gated: &Gated<'_>, signature: &ModelSignature) -> Result<Box<dyn Engine>, RunError> {
     let model = gated.model;

@@ -16,7 +16,7 @@ use serde::Deserialize;
 
 use super::contract::{RunError, ToFront};
 use super::shim::{self, Crash, ZERO};
-use crate::probe;
+use crate::probe::{self, Scene};
 
 /// One script.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -120,7 +120,7 @@ impl Script {
     }
 
     /// Does what the script says, if its moment has come.
-    pub fn act(&self, now: Moment, runs_before: u64) -> Result<(), RunError> {
+    pub fn act(&self, now: Moment, runs_before: u64, scene: &Scene) -> Result<(), RunError> {
         if !self.is_due(now, runs_before) {
             return Ok(());
         }
@@ -135,7 +135,7 @@ impl Script {
         }
         if let Some(name) = &self.probe {
             let probe = probe::find(name).ok_or_else(|| RunError::Model(format!("no probe is called {name}")))?;
-            probe.act();
+            probe.act(scene);
         }
         if let Some(death) = self.crash {
             shim::crash(death.into());
@@ -211,6 +211,17 @@ impl Lie {
     }
 }
 
+impl Moment {
+    /// As a script says it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Load => "load",
+            Self::Trial => "trial",
+            Self::Run => "run",
+        }
+    }
+}
+
 impl From<Death> for Crash {
     fn from(death: Death) -> Self {
         match death {
@@ -262,8 +273,9 @@ mod tests {
     #[test]
     fn it_acts_at_its_moment_only() {
         let script = Script { after: 1, fail: Some("now".into()), ..Script::default() };
-        assert!(script.act(Moment::Trial, 0).is_ok());
-        assert!(script.act(Moment::Run, 0).is_ok());
-        assert!(matches!(script.act(Moment::Run, 1), Err(RunError::Model(text)) if text == "now"));
+        let act = |now, runs_before| script.act(now, runs_before, &Scene::default());
+        assert!(act(Moment::Trial, 0).is_ok());
+        assert!(act(Moment::Run, 0).is_ok());
+        assert!(matches!(act(Moment::Run, 1), Err(RunError::Model(text)) if text == "now"));
     }
 }

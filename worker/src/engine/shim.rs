@@ -182,6 +182,25 @@ fn trap(_arithmetic: bool) {
     unsafe { libc::abort() }
 }
 
+/// Writes one byte at an address, wherever that is: what a model that has taken over the process could do.
+///
+/// As [`call`], not safe for every number. Only [`crate::probe`] calls this, with the addresses of memory that holds
+/// nothing of the worker's own.
+pub fn poke(address: usize) {
+    let place = std::ptr::with_exposed_provenance_mut::<u8>(address);
+    // SAFETY: the probes give the address of a mapping that is either shared memory without any reference to it, where one
+    // more byte means nothing, or not writable, where the process ends here, which is the purpose.
+    unsafe { place.write_volatile(1) };
+}
+
+/// Calls itself until it has used that many bytes of the stack.
+pub fn descend(bytes: usize) -> u64 {
+    const FRAME: usize = 4096;
+    let frame = std::hint::black_box([1_u8; FRAME]);
+    let below = if bytes > FRAME { descend(bytes - FRAME) } else { 0 };
+    below + u64::from(frame[0])
+}
+
 #[expect(unconditional_recursion, reason = "overflowing the stack is what it is for")]
 fn deeper(depth: u64) -> u64 {
     let frame = std::hint::black_box([depth; 64]);

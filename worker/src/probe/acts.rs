@@ -4,7 +4,8 @@ use std::ffi::CStr;
 
 use libc::{self as c, c_long};
 
-use super::Probe;
+use super::{Act, Mechanism, Probe};
+use crate::engine::script::Moment;
 use crate::engine::shim::{self, Arg, ZERO};
 
 pub(super) const ALL: &[Probe] = &[
@@ -209,9 +210,9 @@ pub(super) const ALL: &[Probe] = &[
         call(c::SYS_modify_ldt, [n(0), Arg::Room(&mut table), n(16)])
     }),
     #[cfg(target_arch = "x86_64")]
-    probe("x32-getpid", || call(c::SYS_getpid | 0x4000_0000, [])),
+    Probe { by: Mechanism::Door, ..probe("x32-getpid", || call(c::SYS_getpid | 0x4000_0000, [])) },
     #[cfg(target_arch = "x86_64")]
-    probe("int80-getpid", shim::int80_getpid),
+    Probe { by: Mechanism::Door, ..probe("int80-getpid", shim::int80_getpid) },
     // --- memory ----------------------------------------------------------------------------------------------------
     probe("mmap-exec", || pages(c::PROT_READ | c::PROT_EXEC, c::MAP_PRIVATE | c::MAP_ANONYMOUS, -1)),
     probe("mmap-write-exec", || {
@@ -244,14 +245,14 @@ const PAGE: i32 = 4096;
 const NO_KEY: i32 = 0x0c_a5_e0_07;
 
 const fn probe(name: &'static str, act: fn() -> i64) -> Probe {
-    Probe { name, act, prepare: None }
+    Probe { name, at: Moment::Run, by: Mechanism::Seccomp, act: Act::Alone(act), prepare: None }
 }
 
 const fn prepared(name: &'static str, prepare: fn(), act: fn() -> i64) -> Probe {
-    Probe { name, act, prepare: Some(prepare) }
+    Probe { prepare: Some(prepare), ..probe(name, act) }
 }
 
-fn call<const N: usize>(number: c_long, arguments: [Arg<'_>; N]) -> i64 {
+pub(super) fn call<const N: usize>(number: c_long, arguments: [Arg<'_>; N]) -> i64 {
     shim::call(number, words(arguments))
 }
 
@@ -265,7 +266,7 @@ fn text(text: &CStr) -> Arg<'_> {
 }
 
 /// A number as C would pass it: with its sign.
-fn n(number: i32) -> Arg<'static> {
+pub(super) fn n(number: i32) -> Arg<'static> {
     Arg::Number(i64::from(number).cast_unsigned())
 }
 

@@ -6,3 +6,4 @@ pub mod control;
 pub mod mount;
 pub mod process;
 pub mod ptrace;
+pub mod question;

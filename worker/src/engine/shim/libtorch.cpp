@@ -6,6 +6,7 @@
 
 #include <ATen/EmptyTensor.h>
 #include <ATen/Parallel.h>
+#include <ATen/Version.h>
 #include <c10/core/InferenceMode.h>
 #include <c10/util/Exception.h>
 #include <caffe2/serialize/read_adapter_interface.h>
@@ -271,6 +272,11 @@ extern "C" {
 
 const char* casemate_torch_version() {
   return TORCH_VERSION;
+}
+
+// The vector instructions that are used on this CPU.
+int casemate_cpu_capability(Report* report) {
+  return guarded(report, [&] { return say(report, OK, at::get_cpu_capability().c_str()); });
 }
 
 // What every model runs under.

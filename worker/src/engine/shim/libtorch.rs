@@ -43,6 +43,18 @@ pub fn version() -> &'static str {
     text.to_str().unwrap_or("unknown")
 }
 
+/// The vector instructions that libtorch uses on this CPU.
+pub fn cpu_capability() -> String {
+    let mut text = [0; 64];
+    let mut report = Report { text: text.as_mut_ptr(), room: text.len(), length: 0 };
+    // SAFETY: `report` and its text are alive for the call, which writes no more than there is room for.
+    let code = unsafe { casemate_cpu_capability(&raw mut report) };
+    if code != OK {
+        return "unknown".to_owned();
+    }
+    String::from_utf8_lossy(text.get(..report.length).unwrap_or_default()).into_owned()
+}
+
 /// Every operator that this libtorch has registered, in full.
 pub fn operators() -> Result<BTreeSet<String>, Fault> {
     let mut names = vec![0; MAX_NAMES];
@@ -236,6 +248,7 @@ impl Report {
 
 unsafe extern "C" {
     fn casemate_torch_version() -> *const c_char;
+    fn casemate_cpu_capability(report: *mut Report) -> c_int;
     fn casemate_setup(code: c_int, report: *mut Report) -> c_int;
     fn casemate_start_pools(threads: c_int, report: *mut Report) -> c_int;
     fn casemate_load(bytes: *const u8, length: usize, loaded: *mut *mut Loaded, report: *mut Report) -> c_int;

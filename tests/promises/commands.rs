@@ -1,0 +1,247 @@
+//! SECURITY.md, "Asked and answered by commands": `casemate doctor` says what `casemate serve` then does, on hosts that lack
+//! things too; `sandbox explain` says what is compiled in; `sandbox prove` holds, and fails when it should.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "test code: what cannot be is a failure"
+)]
+
+#[path = "commands/host.rs"]
+mod host;
+#[path = "commands/served.rs"]
+mod served;
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::Output;
+
+use casemate_lockdown::policy;
+use casemate_tests::casemate::{ORDINARY, Setup, is_root};
+use serde_json::Value;
+
+use host::Host;
+use served::serve;
+
+/// `casemate WORDS`, as whoever the setup is for.
+fn casemate(host: Host, user: bool, words: &[&str]) -> Output {
+    let user = (user && is_root()).then_some(ORDINARY);
+    host.command(user).args(words).output().expect("casemate runs")
+}
+
+fn json(output: &Output) -> Value {
+    let text = String::from_utf8_lossy(&output.stdout);
+    serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}\n{}", String::from_utf8_lossy(&output.stderr)))
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("a path of this test")
+}
+
+/// A model whose worker does nothing but start, given up at its first failure.
+fn setup(user: bool, waived: &[&'static str]) -> Setup {
+    let setup = Setup::new().echo("e", "").limit("start_attempts", 1);
+    let setup = if user { setup.as_user() } else { setup };
+    setup.waive(waived)
+}
+
+/// What doctor says is what serving then does; its answer.
+fn true_on(host: Host, user: bool, waived: &[&'static str], tier: &str, serves: bool) -> Value {
+    let case = format!("{host:?}, user {user}, waived {waived:?}");
+    let setup = setup(user, waived);
+    let config = setup.write_config();
+    let output = casemate(host, user, &["doctor", "--json", "--config", text(&config)]);
+    let said = json(&output);
+    let brief = format!("{case}: {} {} {} {}", said["tier"], said["refusal"], said["lacks"], said["trial"]["fault"]);
+    println!("{brief}");
+    let served = serve(host.command((user && is_root()).then_some(ORDINARY)), &config);
+    assert_eq!(output.status.code(), Some(if served.ready { 0 } else { 1 }), "{brief}\n{}", served.log);
+    assert_eq!(said["met"], served.ready, "{brief}\n{}", served.log);
+    assert_eq!(served.ready, serves, "{brief}\n{}", served.log);
+    assert_eq!(said["tier"], tier, "{brief}");
+    // Whether it starts at all, in the words of the start itself.
+    if let Some(refusal) = said["refusal"].as_str() {
+        assert!(!served.listened, "{brief}\n{}", served.log);
+        assert!(served.log.replace("\\\"", "\"").contains(refusal), "{brief}\n{}", served.log);
+        let first = said["findings"].as_array().unwrap().iter().filter(|found| found["state"] == "bad");
+        assert!(first.count() > 0 || !said["lacks"].as_array().unwrap().is_empty(), "{said:#}");
+    }
+    for lack in said["lacks"].as_array().unwrap() {
+        assert!(!lack["raise"].as_str().unwrap().is_empty() && !lack["why"].as_str().unwrap().is_empty(), "{lack}");
+    }
+    said
+}
+
+#[test]
+fn doctor_is_true_on_this_machine() {
+    if is_root() {
+        let said = true_on(Host::Plain, false, &[], "full", true);
+        assert_eq!(said["lacks"], serde_json::json!([]));
+        assert!(said["engine"]["engine"].as_str().unwrap().contains("libtorch"), "{}", said["engine"]);
+    }
+    true_on(Host::Plain, true, &["own-identity"], "user", true);
+    let said = true_on(Host::Plain, true, &[], "user", false);
+    assert!(said["lacks"][0]["raise"].as_str().unwrap().starts_with("sudo casemate serve --config /"), "{said:#}");
+}
+
+#[test]
+fn doctor_is_true_where_namespaces_cannot_be_made() {
+    if !is_root() {
+        println!("only root can make such a host");
+        return;
+    }
+    for (user, waived) in [(false, &["namespaces"][..]), (true, &["namespaces", "own-identity"])] {
+        let said = true_on(Host::NoNamespaces, user, &waived[1..], "reduced", false);
+        let lack = said["lacks"].as_array().unwrap().iter().find(|lack| lack["layer"] == "namespaces").unwrap();
+        assert_eq!(lack["raise"], "sudo sysctl -w user.max_user_namespaces=15000");
+        true_on(Host::NoNamespaces, user, waived, "reduced", true);
+    }
+}
+
+#[test]
+fn doctor_is_true_in_containers() {
+    // Root of a user namespace alone, as `unshare -r` makes it: it may not even drop its groups.
+    let said = true_on(Host::Container, false, &["own-identity"], "refused", false);
+    assert!(said["refusal"].as_str().unwrap().contains("setgroups"), "{said:#}");
+    // As the filters of container engines have it: a flag behind a pointer cannot be looked at, so no clone3 at all.
+    true_on(Host::Without(libc::SYS_clone3, libc::ENOSYS), true, &["namespaces", "own-identity"], "refused", false);
+    true_on(Host::Without(libc::SYS_mount, libc::EPERM), true, &["own-identity"], "reduced", false);
+    true_on(Host::Without(libc::SYS_mount, libc::EPERM), true, &["namespaces", "own-identity"], "reduced", true);
+}
+
+#[test]
+fn doctor_is_true_without_landlock_and_without_filters() {
+    let landlock = Host::Without(libc::SYS_landlock_create_ruleset, libc::ENOSYS);
+    let said = true_on(landlock, true, &["own-identity"], "reduced", false);
+    assert!(said["lacks"].as_array().unwrap().iter().any(|lack| lack["layer"] == "landlock"), "{said:#}");
+    true_on(landlock, true, &["own-identity", "landlock"], "reduced", true);
+    // No waiver is for this: the server may start, and every worker ends before it has read a byte of its model.
+    let said = true_on(Host::Without(libc::SYS_seccomp, libc::ENOSYS), true, &["own-identity"], "refused", false);
+    assert_eq!(said["met"], false);
+}
+
+#[test]
+fn doctor_names_every_bad_permission() {
+    use std::os::unix::fs::PermissionsExt;
+    let setup = setup(true, &["own-identity"]);
+    let config = setup.write_config();
+    let bad = [config.clone(), setup.store().join("e/1/model.pt"), setup.store().join("e")];
+    for path in &bad {
+        let mode = std::fs::metadata(path).unwrap().permissions().mode();
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode | 0o002)).unwrap();
+    }
+    let output = casemate(Host::Plain, true, &["doctor", "--json", "--config", text(&config)]);
+    assert_eq!(output.status.code(), Some(1));
+    let said = json(&output);
+    let found = said["findings"].to_string();
+    for path in &bad[..1] {
+        assert!(found.contains(&format!("chmod go-w {}", path.display())), "{found}");
+    }
+    std::fs::set_permissions(&config, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let output = casemate(Host::Plain, true, &["doctor", "--json", "--config", text(&config)]);
+    let found = json(&output)["findings"].to_string();
+    for path in &bad[1..] {
+        assert!(found.contains(&format!("chmod go-w {}", path.display())), "{found}");
+    }
+}
+
+#[test]
+fn explain_says_what_is_compiled_in() {
+    let setup = setup(true, &["own-identity"]).config("[models.e]\nthreads = 3\nmemory_mib = 256");
+    let config = setup.write_config();
+    let output = casemate(Host::Plain, true, &["sandbox", "explain", "e", "--json", "--config", text(&config)]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let said = json(&output);
+    assert_eq!((&said["model"], &said["threads"]), (&"e".into(), &3.into()));
+    assert_eq!(said["memory_bytes"], 256 << 20);
+    let data = said["limits"].as_array().unwrap().iter().find(|limit| limit["name"] == "Max data size").unwrap();
+    assert_eq!(data["most"], 256 << 20);
+    let mut told = 0;
+    for filter in policy::filters().iter().filter(|filter| filter.stage.starts_with("worker-")) {
+        let stage = said["stages"].as_array().unwrap().iter().find(|stage| stage["stage"] == filter.stage).unwrap();
+        let rules: Vec<_> = stage["rules"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|rule| {
+                let word = |key: &str| rule[key].as_str().unwrap().to_owned();
+                (word("call"), rule["number"].as_u64().unwrap(), word("when"), word("why"))
+            })
+            .collect();
+        let compiled: Vec<_> = filter
+            .rules
+            .iter()
+            .map(|rule| (rule.call.to_owned(), u64::from(rule.number), rule.condition(), rule.why.to_owned()))
+            .collect();
+        assert_eq!(rules, compiled, "{}", filter.stage);
+        assert_eq!(stage["default"], filter.default);
+        told += rules.len();
+    }
+    assert!(told > 20, "{told} rules");
+    let plain = casemate(Host::Plain, true, &["sandbox", "explain"]);
+    let plain = String::from_utf8_lossy(&plain.stdout).into_owned();
+    for rule in policy::filter("worker-serve").unwrap().rules {
+        assert!(plain.contains(rule.why), "{}: {plain}", rule.call);
+    }
+    let none = casemate(Host::Plain, true, &["sandbox", "explain", "none", "--config", text(&config)]);
+    assert_eq!(none.status.code(), Some(66), "{none:?}");
+}
+
+/// One act for each mechanism; all of them together are in `native_probes.rs` and in the command itself.
+const ACTS: [&str; 9] = [
+    "openat",
+    "mmap-exec",
+    "int80-getpid",
+    "write-requests",
+    "unprotect-requests",
+    "write-model",
+    "map-beyond-limit",
+    "deep-stack",
+    "spin",
+];
+
+fn prove(user: bool, acts: &[&str], more: &[&str]) -> (Option<i32>, Value) {
+    let words = ["sandbox", "prove", "--json"].into_iter().chain(acts.iter().flat_map(|act| ["--act", act]));
+    let words: Vec<&str> = words.chain(more.iter().copied()).collect();
+    let output = casemate(Host::Plain, user, &words);
+    (output.status.code(), json(&output))
+}
+
+#[test]
+fn prove_holds_as_root_and_as_an_ordinary_user() {
+    let acts: Vec<&str> =
+        ACTS.into_iter().filter(|act| cfg!(target_arch = "x86_64") || *act != "int80-getpid").collect();
+    let users = if is_root() { &[false, true][..] } else { &[true] };
+    for user in users {
+        let (code, said) = prove(*user, &acts, &[]);
+        assert_eq!(code, Some(0), "{said:#}");
+        assert_eq!((&said["held"], &said["not_held"]), (&acts.len().into(), &0.into()), "{said:#}");
+        let waived: BTreeSet<&str> = said["waived"].as_array().unwrap().iter().map(|w| w.as_str().unwrap()).collect();
+        assert_eq!(waived.contains("own-identity"), *user, "{said:#}");
+        for act in said["acts"].as_array().unwrap() {
+            assert_eq!((&act["outcome"], &act["control"]), (&"held".into(), &"succeeded".into()), "{act}");
+        }
+    }
+}
+
+#[test]
+fn prove_takes_a_model_s_own_limits() {
+    let setup = setup(true, &["own-identity"]).config("[models.e]\nmemory_mib = 256");
+    let config = setup.write_config();
+    let (code, said) = prove(true, &["map-beyond-limit"], &["e", "--config", text(&config)]);
+    assert_eq!(code, Some(0), "{said:#}");
+    assert_eq!(said["model"], "e");
+    let words = ["sandbox", "prove", "none", "--config", text(&config)];
+    assert_eq!(casemate(Host::Plain, true, &words).status.code(), Some(66));
+}
+
+#[test]
+fn prove_fails_when_it_should() {
+    let (code, said) = prove(true, &["openat", "allowed-sched-yield"], &[]);
+    assert_eq!((code, &said["held"], &said["not_held"]), (Some(1), &1.into(), &1.into()), "{said:#}");
+    let (code, said) = prove(true, &["control-vanishes"], &[]);
+    assert_eq!((code, &said["unproven"]), (Some(1), &1.into()), "{said:#}");
+    let unknown = casemate(Host::Plain, true, &["sandbox", "prove", "--act", "fly"]);
+    assert_eq!(unknown.status.code(), Some(2), "{unknown:?}");
+}
