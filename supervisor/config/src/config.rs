@@ -147,7 +147,12 @@ impl Config {
 
     /// What is said about a model, or the defaults.
     pub fn model(&self, name: &ModelName) -> ModelConfig {
-        self.models.get(name).cloned().unwrap_or_else(|| defaults(&self.limits, &self.graph))
+        self.models.get(name).cloned().unwrap_or_else(|| self.any())
+    }
+
+    /// What holds for a model of which nothing is said.
+    pub fn any(&self) -> ModelConfig {
+        defaults(&self.limits, &self.graph)
     }
 
     /// The request arena of every worker.

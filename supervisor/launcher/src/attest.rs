@@ -246,15 +246,20 @@ fn count_made_code(maps: &str) -> usize {
     maps.lines().filter(made).count()
 }
 
+/// The stages of a worker that may or may not make code.
+pub fn worker_stages(code: RunTimeCode) -> [Stage; 2] {
+    Stage::of_worker(match code {
+        RunTimeCode::Refused => lockdown::RunTimeCode::Refused,
+        RunTimeCode::Allowed => lockdown::RunTimeCode::Allowed,
+    })
+}
+
 fn filters(subject: &Subject, status: &Status) -> Found {
     // The launcher's own filters, and a container's around it, are inherited and count too.
     let count = |status: &Status| status.words("Seccomp_filters").first().and_then(|word| word.parse::<usize>().ok());
     let own = count(&Status::of("self")).unwrap_or(0);
     let programs = |stage: &Stage| policy::filter(stage.name()).map_or(1, |filter| filter.programs().len());
-    let stages = Stage::of_worker(match subject.run_time_code {
-        RunTimeCode::Refused => lockdown::RunTimeCode::Refused,
-        RunTimeCode::Allowed => lockdown::RunTimeCode::Allowed,
-    });
+    let stages = worker_stages(subject.run_time_code);
     let expected = own + stages.iter().map(programs).sum::<usize>();
     let found = count(status).unwrap_or(0);
     let holds = status.is("Seccomp", "2") && found >= expected;

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use casemate_config::Config;
+use casemate_config::model::ModelConfig;
 use casemate_ipc::id::ModelName;
 use casemate_ipc::inquiry::explanation::{
     Arena, Descriptor, Explanation, Files, LayerSaid, Limit, Refusal, Rule, Stage,
@@ -15,6 +16,7 @@ use casemate_lockdown::{Role, Stage as Compiled};
 use super::InquiryError;
 use super::never;
 use super::survey::Survey;
+use crate::attest::worker_stages;
 use crate::jail::rlimit::Ceilings;
 use crate::models::Store;
 use crate::owner::Owner;
@@ -32,11 +34,11 @@ pub fn explain(path: &Path, owner: Owner, model: Option<ModelName>) -> Result<Ex
         }
     }
     let survey = Survey::make(&config, owner);
-    let (threads, memory_bytes) = match &model {
-        Some(name) => (config.model(name).threads, config.model(name).memory_bytes),
-        None => (u32::try_from(config.limits.threads).unwrap_or(u32::MAX), config.limits.worker_memory_mib << 20),
-    };
-    let ceilings = Ceilings { threads, memory_bytes };
+    let settings = model.as_ref().map_or_else(|| config.any(), |name| config.model(name));
+    let ModelConfig { threads, memory_bytes, cpu_millis, run_time_code, .. } = settings;
+    let arenas = [config.requests(), config.responses()].map(|arena| arena.bytes().unwrap_or(usize::MAX) as u64);
+    let stages = worker_stages(run_time_code);
+    let ceilings = Ceilings { threads, memory_bytes, mapped_bytes: arenas.iter().sum(), cpu_millis };
     // As the jail counts: with namespaces, or under a uid of its own.
     let alone = owner.is_root() || survey.lacks.iter().all(|(waiver, _)| waiver.name() != "namespaces");
     let limits = ceilings.list(alone).into_iter().map(|one| Limit { name: one.name.to_owned(), most: one.most });
@@ -48,14 +50,11 @@ pub fn explain(path: &Path, owner: Owner, model: Option<ModelName>) -> Result<Ex
         descriptors: DESCRIPTORS.iter().map(|(number, what, stays)| descriptor(*number, what, *stays)).collect(),
         limits: limits.collect(),
         layers: Layer::ALL.into_iter().map(|layer| said(layer, &config, &survey)).collect(),
-        stages: policy::filters().iter().filter(|filter| filter.stage.starts_with(WORKER)).map(stage).collect(),
+        stages: stages.iter().filter_map(|stage| policy::filter(stage.name())).map(stage).collect(),
         files: files(survey.landlock),
-        never: policy::filter(Compiled::WorkerServe.name()).map(never::of).unwrap_or_default(),
+        never: policy::filter(stages[1].name()).map(never::of).unwrap_or_default(),
     })
 }
-
-/// The stages of a worker's life begin with this.
-const WORKER: &str = "worker-";
 
 /// By number; what it is; whether it is open when the model is read.
 const DESCRIPTORS: [(i32, &str, bool); 9] = [
@@ -113,6 +112,9 @@ fn sentence(layer: &str) -> &'static str {
     }
 }
 
+/// The stages in which a model runs.
+const SERVING: [Compiled; 2] = [Compiled::WorkerServe, Compiled::WorkerServeCode];
+
 fn stage(filter: &Filter) -> Stage {
     let rules = filter.rules.iter().map(|rule| Rule {
         call: rule.call.to_owned(),
@@ -128,7 +130,7 @@ fn stage(filter: &Filter) -> Stage {
     });
     Stage {
         stage: filter.stage.to_owned(),
-        serves: filter.stage == Compiled::WorkerServe.name(),
+        serves: SERVING.iter().any(|serving| serving.name() == filter.stage),
         default: filter.default.to_owned(),
         rules: rules.collect(),
         refusals: refusals.collect(),

@@ -68,7 +68,7 @@ fn setting((key, takes_away): (&str, &str)) -> Option<Finding> {
 
 /// Makes a process in such namespaces, which ends at once.
 fn make(flags: CloneFlags) -> Result<(), Errno> {
-    match process::fork(flags)? {
+    match process::fork(flags, None)? {
         Forked::Child => exit_now(0),
         Forked::Parent { pid, .. } => waitpid(pid, None).map(drop),
     }

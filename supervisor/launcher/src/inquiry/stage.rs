@@ -153,7 +153,7 @@ impl Stage {
 
     fn hear(&mut self, message: FromWorker, workers: &mut Workers) {
         match message {
-            FromWorker::Verified { declared } => self.declared = Some(declared),
+            FromWorker::Verified { declared, inside: _ } => self.declared = Some(declared),
             FromWorker::Ready { .. } => {
                 self.told.ready = true;
                 self.told.layers = workers.attest(self.worker);
@@ -161,6 +161,9 @@ impl Stage {
             }
             FromWorker::Refused { step, detail } => {
                 self.told.answer = Some(format!("refused at the step {}: {detail}", step.name()));
+            }
+            FromWorker::Gated { code, detail } => {
+                self.told.answer = Some(format!("refused by the gate ({}): {detail}", code.name()));
             }
             FromWorker::Done { .. } => self.answered("done".to_owned()),
             FromWorker::Failed { detail, .. } => self.answered(format!("failed: {detail}")),
