@@ -118,7 +118,7 @@ impl Visit {
         let (entries, place) = (chosen(choose), Place::new());
         let mut setup = Setup::new()
             .limit("start_attempts", 1)
-            .limit("load_ms", 20_000)
+            .limit("load_ms", 12_000)
             .limit("worker_memory_mib", 320)
             .limit("request_bytes", 1 << 20)
             .limit("response_bytes", 1 << 20)
@@ -155,7 +155,8 @@ impl Visit {
 
     /// Until every model serves or is given up.
     fn wait_for_loads(&self) {
-        let ready = || client::send(self.casemate.address, "GET", "/v2/health/ready", &[], b"").is_ok_and(|a| a.status == 200);
+        let ready =
+            || client::send(self.casemate.address, "GET", "/v2/health/ready", &[], b"").is_ok_and(|a| a.status == 200);
         self.casemate.wait_until("every model's load", Duration::from_secs(120), ready);
     }
 
@@ -203,7 +204,8 @@ impl Visit {
         if matches!(answer.status, 502 | 504) {
             let back = || {
                 let status = self.casemate.status(name);
-                status["state"] == "ready" && (status["starts"].as_u64() > Some(before) || answer.error_word() == "bad_output")
+                status["state"] == "ready"
+                    && (status["starts"].as_u64() > Some(before) || answer.error_word() == "bad_output")
             };
             self.casemate.wait_until(&format!("{name} is back"), Duration::from_secs(30), back);
         }
@@ -270,7 +272,8 @@ impl Visit {
         let samples = self.pulse.stop();
         let faulty: Vec<&Sample> = samples.iter().filter(|sample| sample.fault.is_some()).collect();
         assert!(faulty.is_empty(), "the neighbour failed {} times: {:?}", faulty.len(), faulty[0]);
-        let quiet: Vec<&Sample> = samples.iter().filter(|s| self.quiet.iter().any(|(a, b)| (*a..*b).contains(&s.due))).collect();
+        let quiet: Vec<&Sample> =
+            samples.iter().filter(|s| self.quiet.iter().any(|(a, b)| (*a..*b).contains(&s.due))).collect();
         let (p50, p99) = (pulse::quantile(&quiet, 0.5), pulse::quantile(&quiet, 0.99));
         let mut table = format!(
             "| model | what becomes of it | requests | p50 | p99 | p99 / quiet |\n|---|---|---|---|---|---|\n| quiet | | {} | {} | {} | |\n",
@@ -309,7 +312,8 @@ impl ErrorWord for Answer {
 
 /// Which expectation an outcome meets, in words.
 fn met(cage: &Cage, outcome: &Outcome) -> Option<&'static str> {
-    let died = |cause: &str, detail: &str| outcome.cause == cause && outcome.detail.contains(detail) && !outcome.same_worker;
+    let died =
+        |cause: &str, detail: &str| outcome.cause == cause && outcome.detail.contains(detail) && !outcome.same_worker;
     match cage {
         Cage::Answers(such) => (outcome.status == 200 && such(&outcome.data)).then_some("served"),
         Cage::Refuses(status, word) => {
@@ -320,7 +324,8 @@ fn met(cage: &Cage, outcome: &Outcome) -> Option<&'static str> {
         Cage::Signal(signal) => (outcome.status == 502 && died("signal", signal)).then_some(*signal),
         Cage::Deadline => (outcome.status == 504 && died("deadline", "")).then_some("killed at its deadline"),
         Cage::Never(cause, detail) => {
-            (outcome.status == 503 && outcome.cause == *cause && outcome.detail.contains(detail)).then_some("never serves")
+            (outcome.status == 503 && outcome.cause == *cause && outcome.detail.contains(detail))
+                .then_some("never serves")
         }
         Cage::Either(cages) => cages.iter().find_map(|cage| met(cage, outcome)),
     }
