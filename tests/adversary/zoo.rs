@@ -13,6 +13,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use casemate_tests::casemate::{Casemate, Setup};
@@ -34,7 +35,8 @@ const TICKS: Duration = Duration::from_millis(20);
 
 #[test]
 fn the_zoo_in_service_meets_the_cage_and_the_neighbour_does_not_notice() {
-    let mut visit = Visit::new(|entry| !entry.is_at_load());
+    let _turn = turn();
+    let mut visit = Visit::new(|entry| !entry.is_at_load(), 90_000);
     visit.settle(Duration::from_secs(2));
     for entry in visit.entries.clone() {
         visit.attack(&entry);
@@ -45,7 +47,8 @@ fn the_zoo_in_service_meets_the_cage_and_the_neighbour_does_not_notice() {
 
 #[test]
 fn the_zoo_that_acts_at_load_never_serves_and_the_neighbour_does_not_notice() {
-    let mut visit = Visit::new(Entry::is_at_load);
+    let _turn = turn();
+    let mut visit = Visit::new(Entry::is_at_load, 20_000);
     let begun = visit.begun;
     visit.wait_for_loads();
     visit.windows.push(Window { name: "(all that act at load, at once)", ended: "", from: begun, to: Instant::now() });
@@ -59,6 +62,7 @@ fn the_zoo_that_acts_at_load_never_serves_and_the_neighbour_does_not_notice() {
 /// The default policy: what the gate refuses never reaches libtorch. The column is filled in with the gate.
 #[test]
 fn what_the_gate_refuses_never_reaches_libtorch() {
+    let _turn = turn();
     let place = Place::new();
     let refused: Vec<Entry> = chosen(|entry| matches!(entry.gate, Gate::Refuses(_)));
     if refused.is_empty() {
@@ -78,6 +82,12 @@ fn what_the_gate_refuses_never_reaches_libtorch() {
         assert!(status["last_exit"]["detail"].as_str().unwrap().contains(code), "{}: {status}", entry.name);
     }
     assert_eq!(place.disturbed(), None);
+}
+
+/// One server at a time: what is measured is attacks, not other tests.
+fn turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// One server with many hostile models, and the neighbour's pulse.
@@ -114,11 +124,12 @@ struct Outcome {
 }
 
 impl Visit {
-    fn new(choose: impl Fn(&Entry) -> bool) -> Self {
+    /// All of them start at once, on as many processors as there are: `load_ms` must leave room for that.
+    fn new(choose: impl Fn(&Entry) -> bool, load_ms: u64) -> Self {
         let (entries, place) = (chosen(choose), Place::new());
         let mut setup = Setup::new()
             .limit("start_attempts", 1)
-            .limit("load_ms", 12_000)
+            .limit("load_ms", load_ms)
             .limit("worker_memory_mib", 320)
             .limit("request_bytes", 1 << 20)
             .limit("response_bytes", 1 << 20)
