@@ -39,8 +39,10 @@ fn check(casemate: &Casemate, who: &str) {
     // Its connections close.
     std::thread::sleep(Duration::from_millis(300));
     let launcher = Subject { pid: casemate.launcher(), launcher: casemate.launcher(), strict: false };
-    let (worker, front) =
-        (Subject { pid: casemate.worker("m"), strict: true, ..launcher }, Subject { pid: casemate.front(), ..launcher });
+    let (worker, front) = (
+        Subject { pid: casemate.worker("m"), strict: true, ..launcher },
+        Subject { pid: casemate.front(), ..launcher },
+    );
     let seen = format!("{}{}{}", worker.portrait("worker"), front.portrait("front"), launcher.portrait("launcher"));
     let maps = fs::read_to_string(format!("/proc/{}/maps", worker.pid)).unwrap_or_default();
     assert!(!maps.contains("rwx"), "{maps}");
@@ -119,7 +121,8 @@ impl Subject {
         lines.push(format!("Groups: {}", if status["Groups"].is_empty() { "none" } else { "some" }));
         lines.push(format!("NoNewPrivs: {}", status["NoNewPrivs"]));
         // This test may be in a container, with a filter that everything in it inherits.
-        let filters = |status: &BTreeMap<String, String>| status.get("Seccomp_filters").and_then(|n| n.parse::<u32>().ok());
+        let filters =
+            |status: &BTreeMap<String, String>| status.get("Seccomp_filters").and_then(|n| n.parse::<u32>().ok());
         let around = filters(&process::status(std::process::id())).unwrap_or(0);
         let own = filters(&status).map_or(0, |filters| filters.saturating_sub(around));
         lines.push(format!("seccomp filters of its own: {own}"));
@@ -147,7 +150,9 @@ impl Subject {
         if own.is_empty() {
             return lines.push(format!("ns{HIDDEN}"));
         }
-        for kind in ["cgroup", "ipc", "mnt", "net", "pid", "pid_for_children", "time", "time_for_children", "user", "uts"] {
+        for kind in
+            ["cgroup", "ipc", "mnt", "net", "pid", "pid_for_children", "time", "time_for_children", "user", "uts"]
+        {
             let whose = if own.get(kind) == above.get(kind) { "the launcher's" } else { "its own" };
             lines.push(format!("ns {kind}: {whose}"));
         }
@@ -188,7 +193,10 @@ impl Subject {
         let adjust = |subject: &Self| subject.read("oom_score_adj").and_then(|text| text.trim().parse::<i64>().ok());
         let above = adjust(&Subject { pid: self.launcher, ..*self });
         let more = adjust(self).zip(above).map_or(0, |(own, above)| own - above);
-        lines.push(format!("oom_score_adj: the launcher's{}", if more == 0 { String::new() } else { format!(" {more:+}") }));
+        lines.push(format!(
+            "oom_score_adj: the launcher's{}",
+            if more == 0 { String::new() } else { format!(" {more:+}") }
+        ));
     }
 
     fn limits(&self, lines: &mut Vec<String>) {

@@ -13,6 +13,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use casemate_tests::casemate::{Casemate, Setup};
@@ -34,7 +35,8 @@ const TICKS: Duration = Duration::from_millis(20);
 
 #[test]
 fn the_zoo_in_service_meets_the_cage_and_the_neighbour_does_not_notice() {
-    let mut visit = Visit::new(|entry| !entry.is_at_load());
+    let _turn = turn();
+    let mut visit = Visit::new(|entry| !entry.is_at_load(), 90_000);
     visit.settle(Duration::from_secs(2));
     for entry in visit.entries.clone() {
         visit.attack(&entry);
@@ -45,7 +47,8 @@ fn the_zoo_in_service_meets_the_cage_and_the_neighbour_does_not_notice() {
 
 #[test]
 fn the_zoo_that_acts_at_load_never_serves_and_the_neighbour_does_not_notice() {
-    let mut visit = Visit::new(Entry::is_at_load);
+    let _turn = turn();
+    let mut visit = Visit::new(Entry::is_at_load, 20_000);
     let begun = visit.begun;
     visit.wait_for_loads();
     visit.windows.push(Window { name: "(all that act at load, at once)", ended: "", from: begun, to: Instant::now() });
@@ -59,6 +62,7 @@ fn the_zoo_that_acts_at_load_never_serves_and_the_neighbour_does_not_notice() {
 /// The default policy: what the gate refuses never reaches libtorch. The column is filled in with the gate.
 #[test]
 fn what_the_gate_refuses_never_reaches_libtorch() {
+    let _turn = turn();
     let place = Place::new();
     let refused: Vec<Entry> = chosen(|entry| matches!(entry.gate, Gate::Refuses(_)));
     if refused.is_empty() {
@@ -78,6 +82,12 @@ fn what_the_gate_refuses_never_reaches_libtorch() {
         assert!(status["last_exit"]["detail"].as_str().unwrap().contains(code), "{}: {status}", entry.name);
     }
     assert_eq!(place.disturbed(), None);
+}
+
+/// One server at a time: what is measured is attacks, not other tests.
+fn turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// One server with many hostile models, and the neighbour's pulse.
@@ -114,11 +124,12 @@ struct Outcome {
 }
 
 impl Visit {
-    fn new(choose: impl Fn(&Entry) -> bool) -> Self {
+    /// All of them start at once, on as many processors as there are: `load_ms` must leave room for that.
+    fn new(choose: impl Fn(&Entry) -> bool, load_ms: u64) -> Self {
         let (entries, place) = (chosen(choose), Place::new());
         let mut setup = Setup::new()
             .limit("start_attempts", 1)
-            .limit("load_ms", 20_000)
+            .limit("load_ms", load_ms)
             .limit("worker_memory_mib", 320)
             .limit("request_bytes", 1 << 20)
             .limit("response_bytes", 1 << 20)
@@ -155,7 +166,8 @@ impl Visit {
 
     /// Until every model serves or is given up.
     fn wait_for_loads(&self) {
-        let ready = || client::send(self.casemate.address, "GET", "/v2/health/ready", &[], b"").is_ok_and(|a| a.status == 200);
+        let ready =
+            || client::send(self.casemate.address, "GET", "/v2/health/ready", &[], b"").is_ok_and(|a| a.status == 200);
         self.casemate.wait_until("every model's load", Duration::from_secs(120), ready);
     }
 
@@ -203,7 +215,8 @@ impl Visit {
         if matches!(answer.status, 502 | 504) {
             let back = || {
                 let status = self.casemate.status(name);
-                status["state"] == "ready" && (status["starts"].as_u64() > Some(before) || answer.error_word() == "bad_output")
+                status["state"] == "ready"
+                    && (status["starts"].as_u64() > Some(before) || answer.error_word() == "bad_output")
             };
             self.casemate.wait_until(&format!("{name} is back"), Duration::from_secs(30), back);
         }
@@ -270,7 +283,8 @@ impl Visit {
         let samples = self.pulse.stop();
         let faulty: Vec<&Sample> = samples.iter().filter(|sample| sample.fault.is_some()).collect();
         assert!(faulty.is_empty(), "the neighbour failed {} times: {:?}", faulty.len(), faulty[0]);
-        let quiet: Vec<&Sample> = samples.iter().filter(|s| self.quiet.iter().any(|(a, b)| (*a..*b).contains(&s.due))).collect();
+        let quiet: Vec<&Sample> =
+            samples.iter().filter(|s| self.quiet.iter().any(|(a, b)| (*a..*b).contains(&s.due))).collect();
         let (p50, p99) = (pulse::quantile(&quiet, 0.5), pulse::quantile(&quiet, 0.99));
         let mut table = format!(
             "| model | what becomes of it | requests | p50 | p99 | p99 / quiet |\n|---|---|---|---|---|---|\n| quiet | | {} | {} | {} | |\n",
@@ -309,7 +323,8 @@ impl ErrorWord for Answer {
 
 /// Which expectation an outcome meets, in words.
 fn met(cage: &Cage, outcome: &Outcome) -> Option<&'static str> {
-    let died = |cause: &str, detail: &str| outcome.cause == cause && outcome.detail.contains(detail) && !outcome.same_worker;
+    let died =
+        |cause: &str, detail: &str| outcome.cause == cause && outcome.detail.contains(detail) && !outcome.same_worker;
     match cage {
         Cage::Answers(such) => (outcome.status == 200 && such(&outcome.data)).then_some("served"),
         Cage::Refuses(status, word) => {
@@ -320,7 +335,8 @@ fn met(cage: &Cage, outcome: &Outcome) -> Option<&'static str> {
         Cage::Signal(signal) => (outcome.status == 502 && died("signal", signal)).then_some(*signal),
         Cage::Deadline => (outcome.status == 504 && died("deadline", "")).then_some("killed at its deadline"),
         Cage::Never(cause, detail) => {
-            (outcome.status == 503 && outcome.cause == *cause && outcome.detail.contains(detail)).then_some("never serves")
+            (outcome.status == 503 && outcome.cause == *cause && outcome.detail.contains(detail))
+                .then_some("never serves")
         }
         Cage::Either(cages) => cages.iter().find_map(|cage| met(cage, outcome)),
     }

@@ -3,7 +3,7 @@
 //!
 //! libtorch is loaded and warmed up once, and each model gets a fork of that.
 
-#![allow(clippy::unwrap_used, reason = "a test may")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may")]
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -117,7 +117,9 @@ impl Beast {
             return early;
         }
         match status {
-            WaitStatus::StillAlive if self.born.elapsed() > LIMIT => Some(Err(format!("it neither acts nor ends: {} MiB", self.grown))),
+            WaitStatus::StillAlive if self.born.elapsed() > LIMIT => {
+                Some(Err(format!("it neither acts nor ends: {} MiB", self.grown)))
+            }
             WaitStatus::StillAlive => None,
             WaitStatus::Signaled(_, signal, _) => Some(match self.entry.free {
                 Free::Dies(expected) if signal as i32 == expected => Ok(format!("dies of {signal}")),
@@ -132,13 +134,13 @@ impl Beast {
         let age = self.born.elapsed();
         match self.entry.free {
             Free::Grows(mib) if self.grown >= mib => Some(Ok(format!("holds {} MiB", self.grown))),
-            Free::Prints(text) if self.printed.windows(text.len()).any(|w| w == text) => Some(Ok("prints it".to_owned())),
+            Free::Prints(text) if self.printed.windows(text.len()).any(|w| w == text) => {
+                Some(Ok("prints it".to_owned()))
+            }
             Free::Burns if !self.over && age >= WATCHED && self.cpu() > WATCHED / 5 => {
                 Some(Ok(format!("has burnt {:?} and runs on", self.cpu())))
             }
-            Free::Hangs if !self.over && age >= WATCHED && self.cpu() < WATCHED / 3 => {
-                Some(Ok("waits on".to_owned()))
-            }
+            Free::Hangs if !self.over && age >= WATCHED && self.cpu() < WATCHED / 3 => Some(Ok("waits on".to_owned())),
             _ => None,
         }
     }

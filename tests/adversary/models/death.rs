@@ -10,8 +10,16 @@ pub(super) fn all() -> Vec<Entry> {
     let dies = |name, act, body| entry(name, act, body, Free::Dies(FPE), Cage::Signal("SIGFPE"));
     vec![
         dies("death-modulo-zero", "5 % 0", "return x + 5 % (int(x[0, 0]) * 0)"),
-        dies("death-divide", "the smallest integer // -1", "return x + (-9223372036854775807 - 1) // (int(x[0, 0]) * 0 - 1)"),
-        dies("death-modulo", "the smallest integer % -1", "return x + (-9223372036854775807 - 1) % (int(x[0, 0]) * 0 - 1)"),
+        dies(
+            "death-divide",
+            "the smallest integer // -1",
+            "return x + (-9223372036854775807 - 1) // (int(x[0, 0]) * 0 - 1)",
+        ),
+        dies(
+            "death-modulo",
+            "the smallest integer % -1",
+            "return x + (-9223372036854775807 - 1) % (int(x[0, 0]) * 0 - 1)",
+        ),
         dies(
             "death-truncate",
             "a division of tensors that truncates",

@@ -58,14 +58,9 @@ fn processors() -> Vec<Entry> {
 }
 
 fn memory() -> Vec<Entry> {
-    let entry = |name, act, body, cage| Entry::new(name, act, Build::Asked(body), Free::Grows(1000), cage);
+    let entry = |name, act, body, cage| Entry::new(name, act, Build::Asked(body), Free::Grows(600), cage);
     vec![
-        entry(
-            "exhaust-cat",
-            "a tensor that doubles",
-            "while True:\n    x = torch.cat([x, x])\n  return x",
-            MEMORY,
-        ),
+        entry("exhaust-cat", "a tensor that doubles", "while True:\n    x = torch.cat([x, x])\n  return x", MEMORY),
         entry(
             "exhaust-list",
             "a list that grows",
@@ -92,14 +87,14 @@ fn memory() -> Vec<Entry> {
             "exhaust-recursion",
             "an object that calls itself through an interface",
             Build::Forged(|_| recursing()),
-            Free::Grows(1000),
+            Free::Grows(600),
             Cage::Either(&[MEMORY, Cage::Signal("SIGSEGV")]),
         ),
         Entry::new(
             "exhaust-forks",
             "a hundred million forks",
             Build::Forged(|_| forking("return x + 1", 100_000_000)),
-            Free::Grows(1000),
+            Free::Grows(600),
             Cage::Either(&[MEMORY, Cage::Deadline]),
         )
         .late(),

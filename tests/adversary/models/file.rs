@@ -5,13 +5,13 @@ use super::{Build, Cage, Entry, Free};
 pub(super) fn all() -> Vec<Entry> {
     let entry = |name, act, body, free| Entry::new(name, act, Build::Asked(body), free, Cage::Syscall("open"));
     vec![
-        entry("file-save", "writes an archive anywhere with aten::save", "torch.save(x, {made})\n  return x", Free::Makes),
         entry(
-            "file-save-over",
-            "truncates a file with aten::save",
-            "torch.save(x, {bait})\n  return x",
-            Free::Spoils,
+            "file-save",
+            "writes an archive anywhere with aten::save",
+            "torch.save(x, {made})\n  return x",
+            Free::Makes,
         ),
+        entry("file-save-over", "truncates a file with aten::save", "torch.save(x, {bait})\n  return x", Free::Spoils),
         entry(
             "file-map-make",
             "creates a file of exact bytes with a shared from_file",

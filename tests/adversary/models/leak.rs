@@ -36,9 +36,12 @@ pub(super) fn all() -> Vec<Entry> {
             |y| y == super::ASKED,
         )
         .requests(2),
-        entry("leak-mutates", "changes its input where it lies", |_| keeping("return x.add_(1)"), |y| {
-            y == [2001.0, 2.0, 2.0, 2.0]
-        })
+        entry(
+            "leak-mutates",
+            "changes its input where it lies",
+            |_| keeping("return x.add_(1)"),
+            |y| y == [2001.0, 2.0, 2.0, 2.0],
+        )
         .requests(2),
         entry(
             "leak-resizes",

@@ -113,11 +113,8 @@ fn size() -> Vec<Entry> {
             "load-bomb-tensor",
             "half a MiB of file, 512 MiB of tensor",
             |_| {
-                let claim = crate::forge::Claim {
-                    numel: Some(128 << 20),
-                    sizes: Some(vec![128 << 20]),
-                    ..Default::default()
-                };
+                let claim =
+                    crate::forge::Claim { numel: Some(128 << 20), sizes: Some(vec![128 << 20]), ..Default::default() };
                 let forge = Forge::new("M")
                     .attribute("w", Tensor::new(&[1], [0.0]).claiming(claim))
                     .forward("def forward(self, x: Tensor) -> Tensor:\n  return x + self.w[0]");
@@ -189,7 +186,9 @@ fn structure() -> Vec<Entry> {
             |place| {
                 let mut code = b"cposix\nsystem\n(".to_vec();
                 let command = format!("touch {}", literal(place.made().to_str().expect("a path of ours")));
-                code.extend([b"X".as_slice(), &(command.len() as u32).to_le_bytes(), command.as_bytes(), b"tR"].concat());
+                code.extend(
+                    [b"X".as_slice(), &(command.len() as u32).to_le_bytes(), command.as_bytes(), b"tR"].concat(),
+                );
                 Forge::new("M")
                     .attribute("a", Value::Pickled { kind: "int".to_owned(), code })
                     .forward("def forward(self, x: Tensor) -> Tensor:\n  return x")
@@ -264,13 +263,7 @@ fn structure() -> Vec<Entry> {
             Free::Says("central directory"),
             refused,
         ),
-        entry(
-            "load-no-zip",
-            "zeros",
-            |_| vec![0; 4096],
-            Free::Says("central directory"),
-            refused,
-        ),
+        entry("load-no-zip", "zeros", |_| vec![0; 4096], Free::Says("central directory"), refused),
     ]
 }
 

@@ -3,7 +3,8 @@
 use super::{Build, Cage, Entry, Free, any};
 
 pub(super) fn all() -> Vec<Entry> {
-    let prints = |name, act, body, text| Entry::new(name, act, Build::Asked(body), Free::Prints(text), Cage::Answers(any));
+    let prints =
+        |name, act, body, text| Entry::new(name, act, Build::Asked(body), Free::Prints(text), Cage::Answers(any));
     let raises = |name, act, body, text| {
         Entry::new(name, act, Build::Asked(body), Free::Says(text), Cage::Refuses(500, "model_error"))
     };
@@ -20,7 +21,12 @@ pub(super) fn all() -> Vec<Entry> {
             "print(\"zoo\\n{\\\"level\\\":\\\"INFO\\\",\\\"message\\\":\\\"zoo-forged all models are well\\\"}\\n\")\n  return x",
             b"\n{\"level\"",
         ),
-        prints("log-not-text", "prints bytes that are no text", "print(\"\\377\\376\\000zoo\")\n  return x", b"\xff\xfe\0"),
+        prints(
+            "log-not-text",
+            "prints bytes that are no text",
+            "print(\"\\377\\376\\000zoo\")\n  return x",
+            b"\xff\xfe\0",
+        ),
         prints(
             "log-long-line",
             "prints one line of 64 MiB",

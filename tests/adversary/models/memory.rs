@@ -187,9 +187,8 @@ fn by_description() -> Vec<Entry> {
             refused,
         ),
     ];
-    let record = |name, act, body: fn(&Place) -> Vec<u8>, free, cage| {
-        Entry::new(name, act, Build::Forged(body), free, cage)
-    };
+    let record =
+        |name, act, body: fn(&Place) -> Vec<u8>, free, cage| Entry::new(name, act, Build::Forged(body), free, cage);
     all.push(record(
         "memory-record-read",
         "a storage of 64 KiB in a record of 16 bytes: the heap behind it, by clone alone",
@@ -221,8 +220,6 @@ fn acting_on(claim: Claim, body: &str) -> Vec<u8> {
     let body: String = body.lines().map(|line| format!("    {}\n", line.trim_start())).collect();
     Forge::new("M")
         .attribute("w", Tensor::new(&[4], [1.0; 4]).claiming(claim))
-        .forward(&format!(
-            "def forward(self, x: Tensor) -> Tensor:\n  if bool(x[0, 0] > {ASK:?}):\n{body}  return x"
-        ))
+        .forward(&format!("def forward(self, x: Tensor) -> Tensor:\n  if bool(x[0, 0] > {ASK:?}):\n{body}  return x"))
         .bytes()
 }

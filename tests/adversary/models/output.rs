@@ -31,12 +31,7 @@ fn refused() -> Vec<Entry> {
         entry("output-meta", "a tensor without data", "return torch.empty([1, 4], device=\"meta\")", "CPU"),
         entry("output-sparse", "a sparse tensor", "return x.to_sparse()", "sparse"),
         entry("output-csr", "a compressed sparse tensor", "return x.to_sparse_csr()", "sparse"),
-        entry(
-            "output-quantized",
-            "a quantized tensor",
-            "return torch.quantize_per_tensor(x, 1.0, 0, 13)",
-            "quantized",
-        ),
+        entry("output-quantized", "a quantized tensor", "return torch.quantize_per_tensor(x, 1.0, 0, 13)", "quantized"),
         entry("output-float8", "an element type of eight bits", "return x.to(23)", "Float8"),
         entry("output-complex", "complex numbers", "return torch.complex(x, x)", "complex"),
         entry("output-bool", "truth where numbers are declared", "return x > 0", "BOOL"),
@@ -56,12 +51,7 @@ fn refused() -> Vec<Entry> {
             "return ops.inductor._reinterpret_tensor(x, [1, 4], [4, 1], 1000000)",
             "beyond its storage",
         ),
-        entry(
-            "output-nested",
-            "a nested tensor",
-            "return torch._nested_tensor_from_tensor_list([x, x])",
-            "nested",
-        ),
+        entry("output-nested", "a nested tensor", "return torch._nested_tensor_from_tensor_list([x, x])", "nested"),
     ]
 }
 
@@ -101,9 +91,12 @@ fn served() -> Vec<Entry> {
     };
     let same = |y: &[f32]| y == super::ASKED;
     vec![
-        entry("output-overlapping", "rows that lie on each other", "return torch.as_strided(x * 1, [1, 4], [0, 0])", |y| {
-            y == [2000.0; 4]
-        }),
+        entry(
+            "output-overlapping",
+            "rows that lie on each other",
+            "return torch.as_strided(x * 1, [1, 4], [0, 0])",
+            |y| y == [2000.0; 4],
+        ),
         entry("output-transposed", "a transposed view", "return (x.t() * 1).t()", same),
         entry("output-gradient", "a tensor that wants a gradient", "return x.clone().requires_grad_(True)", same),
         entry(

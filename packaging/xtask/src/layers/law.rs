@@ -194,6 +194,10 @@ pub(super) const UNSAFE: &[UnsafeFile] = &[
         place: "worker/tests/cell",
         why: "a test puts a worker's descriptors in their places before it is born",
     },
+    UnsafeFile {
+        place: "worker/tests/uncaged",
+        why: "a hostile model without a cage gets a process of its own, forked from a warm one",
+    },
     UnsafeFile { place: "policies/lockdown/tests/", why: "a child makes the calls that its filter must refuse" },
     UnsafeFile { place: "tests/", why: "an adversary makes the system calls that a cage must refuse" },
 ];
