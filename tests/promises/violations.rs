@@ -266,6 +266,24 @@ fn what_a_model_prints_is_counted_for_all_and_told_to_the_operator_alone() {
     }
 }
 
+/// Whoever may ask for an inference may read a status too.
+#[test]
+fn what_a_model_says_while_it_is_loaded_is_in_no_status() {
+    let casemate = Setup::new()
+        .limit("start_attempts", 1)
+        .simple("raises", &models::raises(When::Load, "the secret is 42"))
+        .simple("neighbour", &models::double())
+        .serve();
+    assert_eq!(casemate.status("raises")["state"], "failed");
+    assert!(casemate.log().contains("the secret is 42"), "the control: it was said");
+    let reason = casemate.status("raises")["reason"].clone();
+    assert!(reason.as_str().unwrap().contains("load"), "{reason}");
+    for path in ["/casemate/v1/models", "/casemate/v1/models/raises", "/metrics", "/v2/models/raises"] {
+        assert!(!casemate.get(path).text().contains("secret"), "{path}");
+    }
+    assert!(!casemate.row("raises", CALM).text().contains("secret"));
+}
+
 #[test]
 fn the_cage_is_told_from_inside_and_from_outside() {
     let casemate = Setup::new().simple("a", &models::double()).serve();

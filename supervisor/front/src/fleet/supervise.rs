@@ -77,7 +77,7 @@ pub async fn supervise(
         match life.ended(end) {
             lifecycle::Next::GiveUp => {
                 tracing::error!(model = %handle.model, detail = cause.detail, "model given up");
-                handle.enter(State::Failed(cause.detail));
+                handle.enter(State::Failed(cause.told().to_owned()));
                 handle.queue.refuse_all(&given_up());
                 let _ = stop.wait_for(|stop| *stop).await;
                 return;
