@@ -41,14 +41,14 @@ fn dies_of(name: &str, model: &[u8], call: &str) -> Casemate {
     let exit = casemate.status(name)["last_exit"].clone();
     assert_eq!(exit["cause"], "syscall", "{exit}");
     assert!(exit["detail"].as_str().unwrap().contains(call), "{exit}");
-    assert!(casemate.log().contains(call));
+    casemate.wait_until("its line", Duration::from_secs(10), || casemate.log().contains(call));
     assert!(
         casemate.metric(&format!("casemate_worker_exits_total{{model=\"{name}\",version=\"1\",cause=\"syscall\""))
             >= 1.0
     );
     neighbour_answers(&casemate);
     // The next worker serves on.
-    assert_eq!(casemate.row(name, CALM).status, 200);
+    casemate.wait_until("back", Duration::from_secs(20), || casemate.row(name, CALM).status == 200);
     casemate
 }
 
@@ -186,7 +186,7 @@ fn errors_of_a_model_stay_with_the_operator() {
     let answer = casemate.row("raises", ASKED);
     assert_eq!(answer.status, 500, "{}", answer.text());
     assert!(!answer.text().contains("secret"), "{}", answer.text());
-    assert!(casemate.log().contains("the secret is"));
+    casemate.wait_until("its line", Duration::from_secs(10), || casemate.log().contains("the secret is"));
     assert!(!casemate.log().contains('\u{1b}'));
     assert_eq!(casemate.row("raises", CALM).status, 200);
     assert_eq!(casemate.status("raises")["starts"], 1, "an exception is no reason to end a worker");

@@ -210,7 +210,7 @@ fn bytes_that_keep_killing_their_workers_rest_and_their_neighbours_do_not() {
     assert_eq!(casemate.get("/v2/models/deadly/versions/1/ready").status, 503);
     assert_eq!(casemate.metric("casemate_breaker_opened_total{model=\"deadly\",version=\"1\"}"), 1.0);
     assert_eq!(casemate.metric("casemate_model_state{model=\"deadly\",version=\"1\",state=\"open\"}"), 1.0);
-    assert!(casemate.log().contains("event=\"breaker_open\""));
+    casemate.wait_until("its line", LONG, || casemate.log().contains("event=\"breaker_open\""));
     assert_eq!(casemate.status("deadly")["starts"], 3);
 }
 
@@ -264,6 +264,24 @@ fn what_a_model_prints_is_counted_for_all_and_told_to_the_operator_alone() {
     for path in ["/casemate/v1/models", "/casemate/v1/models/talks", "/metrics"] {
         assert!(!casemate.get(path).text().contains("famous"), "{path}");
     }
+}
+
+/// Whoever may ask for an inference may read a status too.
+#[test]
+fn what_a_model_says_while_it_is_loaded_is_in_no_status() {
+    let casemate = Setup::new()
+        .limit("start_attempts", 1)
+        .simple("raises", &models::raises(When::Load, "the secret is 42"))
+        .simple("neighbour", &models::double())
+        .serve();
+    assert_eq!(casemate.status("raises")["state"], "failed");
+    casemate.wait_until("the control: it was said", LONG, || casemate.log().contains("the secret is 42"));
+    let reason = casemate.status("raises")["reason"].clone();
+    assert!(reason.as_str().unwrap().contains("load"), "{reason}");
+    for path in ["/casemate/v1/models", "/casemate/v1/models/raises", "/metrics", "/v2/models/raises"] {
+        assert!(!casemate.get(path).text().contains("secret"), "{path}");
+    }
+    assert!(!casemate.row("raises", CALM).text().contains("secret"));
 }
 
 #[test]

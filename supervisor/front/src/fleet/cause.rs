@@ -13,8 +13,10 @@ use crate::telemetry;
 pub struct Cause {
     /// A stable word; one of [`Cause::WORDS`].
     pub word: &'static str,
-    /// The whole story, safe to print.
+    /// The whole story, safe to print: for the log.
     pub detail: String,
+    /// The story without what a model may have said, where it may have said something.
+    told: Option<String>,
     /// What was refused or ended, if something was; not every end is one.
     pub violation: Option<Violation>,
 }
@@ -31,19 +33,25 @@ impl Cause {
             ExitCause::Killed => Self::plain("stopped", "killed by this server".to_owned()),
             ExitCause::Signal(number) => {
                 let detail = format!("died of {}", signal(number));
-                Self { word: "signal", detail, violation: limit(number) }
+                Self { word: "signal", detail, told: None, violation: limit(number) }
             }
             ExitCause::Syscall(denied) => {
                 let violation = Violation::syscall(denied);
-                let detail = violation.call.as_deref().map(syscall).unwrap_or_default();
-                Self { word: "syscall", detail, violation: Some(violation) }
+                let (detail, told) = violation.call.as_deref().map(syscall).unwrap_or_default();
+                Self { word: "syscall", detail, told, violation: Some(violation) }
             }
             ExitCause::OutOfMemory => Self {
                 word: "oom",
                 detail: "killed by the kernel for want of memory".to_owned(),
+                told: None,
                 violation: Some(Violation::of(Guard::Layer(Layer::ResourceLimits), "oom")),
             },
         }
+    }
+
+    /// What everybody may read.
+    pub fn told(&self) -> &str {
+        self.told.as_deref().unwrap_or(&self.detail)
     }
 
     /// Whether the model may have done it: such deaths count for its breaker. Not what this server did or refused.
@@ -51,15 +59,18 @@ impl Cause {
         matches!(self.word, "oom" | "syscall" | "signal" | "exit" | "deadline" | "protocol")
     }
 
-    /// The worker refused its model. Its text goes to the log and the status only, escaped.
+    /// The worker refused its model. Its text goes to the log, escaped. That of a step which runs the model can be the
+    /// model's own, and clients can read a status, so there it is left out.
     pub fn refused(at: Step, detail: &str) -> Self {
+        let runs_the_model = matches!(at, Step::Load | Step::Trial);
+        let told = runs_the_model.then(|| format!("refused at the step {:?}; the log says why", at.name()));
         let detail = format!("refused at the step {:?}: {}", at.name(), telemetry::escape(detail));
         // What stands before the loader; what the loader itself refuses is a broken model, not an attempt.
         let violation = match at.name() {
             word @ ("verify" | "gate") => Some(Violation::of(Guard::Archive, word)),
             _ => None,
         };
-        Self { word: "refused", detail, violation }
+        Self { word: "refused", detail, told, violation }
     }
 
     /// The launcher would not start it.
@@ -70,37 +81,38 @@ impl Cause {
     /// It did not answer in time and was killed.
     pub fn deadline(what: &str) -> Self {
         let violation = Some(Violation::of(Guard::Supervision, "deadline"));
-        Self { word: "deadline", detail: format!("killed: {what}"), violation }
+        Self { word: "deadline", detail: format!("killed: {what}"), told: None, violation }
     }
 
     /// The kernel does not confirm a layer of its cage, so it was killed before it served.
     pub fn cage(layer: Layer, what: &str) -> Self {
         let detail = format!("killed before it served: {layer} {}", telemetry::escape(what));
-        Self { word: "cage", detail, violation: Some(Violation::of(Guard::Layer(layer), "cage")) }
+        Self { word: "cage", detail, told: None, violation: Some(Violation::of(Guard::Layer(layer), "cage")) }
     }
 
     /// It broke the protocol and was killed.
     pub fn protocol(what: &str) -> Self {
         let violation = Some(Violation::of(Guard::Supervision, "protocol"));
-        Self { word: "protocol", detail: format!("killed: it broke the protocol: {what}"), violation }
+        Self { word: "protocol", detail: format!("killed: it broke the protocol: {what}"), told: None, violation }
     }
 
     fn plain(word: &'static str, detail: String) -> Self {
-        Self { word, detail, violation: None }
+        Self { word, detail, told: None, violation: None }
     }
 }
 
-fn syscall(call: &Call) -> String {
+/// For the log, and for everybody: the model chose the arguments, and may have put into them what it was asked.
+fn syscall(call: &Call) -> (String, Option<String>) {
     if call.number < 0 {
-        return "died of a refused system call that could not be read (no ptrace on this host)".to_owned();
+        return ("died of a refused system call that could not be read (no ptrace on this host)".to_owned(), None);
     }
     if call.is_abort() {
-        return "aborted (its own abort() was refused as tgkill)".to_owned();
+        return ("aborted (its own abort() was refused as tgkill)".to_owned(), None);
     }
     let Call { name, number, instruction, caller, .. } = call;
     let origin = caller.as_ref().map(|caller| format!(" in {}", caller.origin)).unwrap_or_default();
-    let args = call.arguments();
-    format!("killed by the system call filter: {name} ({number}), arguments {args}, at {instruction:#x}{origin}")
+    let what = format!("killed by the system call filter: {name} ({number})");
+    (format!("{what}, arguments {}, at {instruction:#x}{origin}", call.arguments()), Some(format!("{what}{origin}")))
 }
 
 /// Signals by which the kernel itself holds a limit.
@@ -144,7 +156,8 @@ mod tests {
         let denied = Denied { number, args: [1, 2, 3, 4, 5, 6], instruction: 0xabc, caller: None };
         let cause = Cause::from_exit(ExitCause::Syscall(denied.clone()));
         assert!(cause.detail.contains(&format!("openat ({number})")), "{}", cause.detail);
-        assert!(cause.detail.contains("0xabc"));
+        assert!(cause.detail.contains("0xabc") && cause.detail.contains("0x6"));
+        assert!(cause.told().contains("openat") && !cause.told().contains("0x"), "{}", cause.told());
         let unread = Cause::from_exit(ExitCause::Syscall(Denied { number: -1, ..denied }));
         assert!(unread.detail.contains("could not be read"));
         assert!(Cause::from_exit(ExitCause::Signal(11)).detail.contains("SIGSEGV (11)"));
@@ -163,6 +176,16 @@ mod tests {
         assert_eq!(guard(Cause::cage(Layer::Landlock, "is off")), Some(("landlock", "cage")));
         assert_eq!(guard(Cause::refused(Step::Verify, "digest")), Some(("archive", "verify")));
         assert_eq!(guard(Cause::refused(Step::Load, "no model")), None);
+    }
+
+    #[test]
+    fn the_words_of_a_model_are_for_the_log() {
+        for step in [Step::Load, Step::Trial] {
+            let cause = Cause::refused(step, "the secret is 42");
+            assert!(cause.detail.contains("secret") && !cause.told().contains("secret"), "{cause:?}");
+            assert!(cause.told().contains(step.name()));
+        }
+        assert!(Cause::refused(Step::Verify, "another digest").told().contains("another digest"));
     }
 
     #[test]

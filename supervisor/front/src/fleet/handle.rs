@@ -205,7 +205,7 @@ impl ModelHandle {
         let at = now();
         self.write(|s| {
             let worker = s.worker.take().map(|w| w.worker);
-            s.last_exit = Some(LastExit { worker, cause: cause.word, detail: cause.detail.clone(), at });
+            s.last_exit = Some(LastExit { worker, cause: cause.word, detail: cause.told().to_owned(), at });
         });
         let opened = self.breaker().filter(|_| cause.is_the_models()).and_then(|breaker| breaker.died());
         if opened.is_some() {

@@ -61,7 +61,8 @@ pub async fn supervise(
             continue;
         }
         handle.enter(State::Starting);
-        let ended = one(&handle, &launcher, &terms, &metrics, &mut life, &mut stop).await;
+        let mut printing = None;
+        let ended = one(&handle, &launcher, &terms, &metrics, &mut life, &mut stop, &mut printing).await;
         let (end, cause) = match ended {
             Ended::Drained => {
                 handle.enter(State::Draining);
@@ -72,12 +73,18 @@ pub async fn supervise(
             Ended::By(end, cause) => (end, cause),
         };
         let opened = handle.ended(&cause);
+        // What it printed last is still in the pipe. A flood is not waited for, nor a pipe that somebody holds open.
+        if let Some(mut printing) = printing
+            && timeout(LAST_WORDS, &mut printing).await.is_err()
+        {
+            printing.abort();
+        }
         let output_tail = handle.output_tail();
         tracing::warn!(model = %handle.model, cause = cause.word, detail = cause.detail, output_tail, "worker ended");
         match life.ended(end) {
             lifecycle::Next::GiveUp => {
                 tracing::error!(model = %handle.model, detail = cause.detail, "model given up");
-                handle.enter(State::Failed(cause.detail));
+                handle.enter(State::Failed(cause.told().to_owned()));
                 handle.queue.refuse_all(&given_up());
                 let _ = stop.wait_for(|stop| *stop).await;
                 return;
@@ -119,9 +126,10 @@ async fn one(
     metrics: &Metrics,
     life: &mut Lifecycle,
     stop: &mut watch::Receiver<bool>,
+    printing: &mut Option<JoinHandle<()>>,
 ) -> Ended {
     let asked = Instant::now();
-    let (worker, mut tenure, mut printing) = match appoint(handle, launcher, terms, metrics).await {
+    let (worker, mut tenure) = match appoint(handle, launcher, terms, metrics, printing).await {
         Ok(appointed) => appointed,
         Err(ended) => return ended,
     };
@@ -154,8 +162,8 @@ async fn one(
             }
         }
     };
-    let ended = match end {
-        End::Drained => return Ended::Drained,
+    match end {
+        End::Drained => Ended::Drained,
         End::Hopeless(cause) => {
             bury(launcher, worker, &mut tenure).await;
             Ended::By(lifecycle::End::Hopeless, cause)
@@ -165,12 +173,7 @@ async fn one(
             let end = if served { lifecycle::End::Died } else { lifecycle::End::Stillborn };
             Ended::By(end, cause)
         }
-    };
-    // What it printed last is still in the pipe. A flood is not waited for, nor a pipe that somebody holds open.
-    if timeout(LAST_WORDS, &mut printing).await.is_err() {
-        printing.abort();
     }
-    ended
 }
 
 const LAST_WORDS: Duration = Duration::from_millis(300);
@@ -180,7 +183,8 @@ async fn appoint(
     launcher: &Launcher,
     terms: &Terms,
     metrics: &Metrics,
-) -> Result<(WorkerId, Tenure, JoinHandle<()>), Ended> {
+    printing: &mut Option<JoinHandle<()>>,
+) -> Result<(WorkerId, Tenure), Ended> {
     let stillborn = |reason: String| Ended::By(lifecycle::End::Stillborn, Cause::spawn(&reason));
     let (requests, requests_file) = arena::requests(terms.requests).map_err(|e| stillborn(e.to_string()))?;
     let (responses, responses_file) = arena::responses(terms.responses).map_err(|e| stillborn(e.to_string()))?;
@@ -194,11 +198,11 @@ async fn appoint(
     let Started { worker, pid, uid, channel, output, exit } = started;
     handle.started(worker, pid, uid);
     let limit = terms.log_bytes_per_second;
-    let printing = tokio::spawn(output::drain(output, Arc::clone(handle), worker, limit, metrics.clone()));
+    *printing = Some(tokio::spawn(output::drain(output, Arc::clone(handle), worker, limit, metrics.clone())));
     let link = Link::new(Channel::new(channel), requests, responses).map_err(|e| stillborn(e.to_string()))?;
     let Geometry { slots, slot_bytes } = terms.requests;
     let (handle, metrics) = (Arc::clone(handle), metrics.clone());
-    Ok((worker, Tenure { handle, link, exit, slots, slot_bytes, ping: terms.ping, metrics }, printing))
+    Ok((worker, Tenure { handle, link, exit, slots, slot_bytes, ping: terms.ping, metrics }))
 }
 
 /// Sees that a worker is gone. Returns how it ended, if that was not by our hand: a worker that broke the protocol because
