@@ -192,6 +192,7 @@ pub(super) const UNSAFE: &[UnsafeFile] = &[
         place: "worker/tests/cell",
         why: "a test puts a worker's descriptors in their places before it is born",
     },
+    UnsafeFile { place: "worker/tests/tracer", why: "what the kernel tells a tracer is a union" },
     UnsafeFile { place: "policies/lockdown/tests/", why: "a child makes the calls that its filter must refuse" },
     UnsafeFile { place: "tests/", why: "an adversary makes the system calls that a cage must refuse" },
 ];
