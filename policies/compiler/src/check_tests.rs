@@ -91,6 +91,48 @@ fn no_worker_makes_code() {
 }
 
 #[test]
+fn only_a_stage_that_says_so_makes_code() {
+    let exact = rule("mprotect", "{ arg = \"prot\", equals = \"PROT_READ|PROT_WRITE|PROT_EXEC\" }");
+    let code = |body: &str| {
+        let base = [policy("worker-warm", WARM_BASE), policy("worker-serve", WARM_BASE)];
+        let extend = |stage: &str| policy(&format!("{stage}-code"), &format!("extends = \"{stage}\"\n{body}"));
+        match check([&base[..], &[extend("worker-warm"), extend("worker-serve")]].concat()) {
+            Ok(checked) => {
+                let serve = checked.policies().iter().find(|policy| policy.stage == "worker-serve-code").unwrap();
+                assert_eq!((serve.rules.len(), serve.own().len(), serve.inherited), (2, 1, 1));
+                Vec::new()
+            }
+            Err(broken) => broken.iter().map(ToString::to_string).collect(),
+        }
+    };
+    assert_eq!(code(&exact), Vec::<String>::new());
+    assert_eq!(laws(&exact, ""), ["worker-warm: `mprotect` must lack PROT_EXEC in a worker"]);
+    for loose in [
+        rule("mprotect", ""),
+        rule("mprotect", "{ arg = \"prot\", has = \"PROT_EXEC\" }"),
+        rule("mprotect", "{ arg = \"prot\", in = [\"PROT_READ|PROT_EXEC\", \"PROT_EXEC\"] }"),
+        rule("mmap", "{ arg = \"prot\", equals = \"PROT_READ|PROT_WRITE|PROT_EXEC\" }"),
+    ] {
+        let said = code(&loose);
+        assert_eq!(said.len(), 2, "{loose}: {said:?}");
+        assert!(said[0].ends_with("may make code only as `mprotect` with one exact protection"), "{said:?}");
+    }
+    let alone = policy("worker-serve-code", &format!("extends = \"worker-serve\"\n{exact}"));
+    let said = check(vec![policy("worker-warm", ""), policy("worker-serve", ""), alone]).unwrap_err();
+    let missing = |stage: &str| BrokenLaw::NoWiderStage { stage: stage.into(), missing: "worker-warm-code".into() };
+    assert_eq!(said, [missing("worker-serve-code")]);
+}
+
+#[test]
+fn what_is_extended_stands_by_itself() {
+    let add = |stage: &str, base: &str| policy(stage, &format!("extends = \"{base}\"\n{WARM_BASE}"));
+    let missing = |stage: &str, base: &str| BrokenLaw::NoBase { stage: stage.into(), missing: base.into() };
+    assert_eq!(check(vec![add("a", "none")]).unwrap_err(), [missing("a", "none")]);
+    assert_eq!(check(vec![policy("a", ""), add("b", "a"), add("c", "b")]).unwrap_err(), [missing("c", "b")]);
+    assert_eq!(check(vec![add("a", "a")]).unwrap_err(), [missing("a", "a")]);
+}
+
+#[test]
 fn serving_is_a_part_of_warming() {
     assert_eq!(laws("", WARM_BASE), ["worker-serve: `brk` (any arguments) is not allowed by worker-warm"]);
     assert!(check(vec![policy("worker-serve", "")]).is_err());

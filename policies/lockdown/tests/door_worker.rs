@@ -8,8 +8,8 @@ use std::io::ErrorKind;
 use std::sync::mpsc;
 use std::thread;
 
-use casemate_lockdown::{ConfineError, LockError, Requirements, RootError};
-use casemate_lockdown::{confine, lock, seal};
+use casemate_lockdown::{ConfineError, LockError, Requirements, RootError, RunTimeCode};
+use casemate_lockdown::{confine, confine_with, lock, seal};
 use child::{DONE, KILLED, ensure, opens, run, status, text};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -260,6 +260,41 @@ fn a_sealed_process_computes_and_nothing_else() {
     assert_eq!(sealed(|| drop(thread::Builder::new().spawn(|| ()))), KILLED, "a thread");
 }
 
+/// Native code tries both: only the one way that oneDNN takes is open, only where the operator opened it, and nothing else.
+#[test]
+fn a_page_becomes_code_only_where_it_may() {
+    const RWX: i32 = libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC;
+    // A page of our own, from the kernel, so that nothing else lies on it.
+    let page = |protection: i32| {
+        let (private, none) = ((libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as u64, u64::MAX);
+        let page = child::raw(libc::SYS_mmap.cast_unsigned(), [0, 4096, protection as u64, private, none, 0]);
+        u64::try_from(page).map_err(|_| "mmap".to_owned())
+    };
+    let change = |protection: i32| {
+        let at = page(libc::PROT_READ | libc::PROT_WRITE)?;
+        match child::raw(libc::SYS_mprotect.cast_unsigned(), [at, 4096, protection as u64, 0, 0, 0]) {
+            0 => Ok(()),
+            _ => Err("mprotect".to_owned()),
+        }
+    };
+    let sealed = |code: RunTimeCode, act: &dyn Fn() -> Result<(), String>| {
+        run(|| {
+            let (locked, report) = lock(confine_with(code).map_err(text)?, &NOTHING).map_err(text)?;
+            ensure(!report.no_exec_gain || code == RunTimeCode::Refused, "the kernel's own refusal")?;
+            let _sealed = seal(locked).map_err(text)?;
+            act()
+        })
+    };
+    let both = [RunTimeCode::Refused, RunTimeCode::Allowed];
+    assert_eq!(run(|| change(RWX)), DONE, "the control");
+    assert_eq!(both.map(|code| sealed(code, &|| change(RWX))), [KILLED, DONE], "as oneDNN does");
+    assert_eq!(run(|| change(libc::PROT_READ | libc::PROT_EXEC)), DONE, "the control");
+    assert_eq!(both.map(|code| sealed(code, &|| change(libc::PROT_READ | libc::PROT_EXEC))), [KILLED, KILLED]);
+    assert_eq!(run(|| page(RWX).map(drop)), DONE, "the control");
+    assert_eq!(both.map(|code| sealed(code, &|| page(RWX).map(drop))), [KILLED, KILLED], "code from the start");
+    assert_eq!(both.map(|code| sealed(code, &|| Ok(drop(File::open("/etc/passwd"))))), [KILLED, KILLED]);
+}
+
 #[test]
 fn every_thread_is_sealed() {
     let with_thread = |seal_it: bool| {
@@ -271,7 +306,7 @@ fn every_thread_is_sealed() {
                 let _ = up.send(());
                 let _ = wait.recv();
                 // Allowed in the warm-up, not while serving.
-                child::raw(libc::SYS_getpid.cast_unsigned(), [0; 6]);
+                child::raw(libc::SYS_gettid.cast_unsigned(), [0; 6]);
                 child::leave(0)
             });
             let _ = is_up.recv();

@@ -15,9 +15,12 @@ fn every_stage_has_its_filter() {
 
 #[test]
 fn serving_takes_sixteen_calls_at_most() {
-    let serve = filter("worker-serve").unwrap();
-    assert!(serve.calls() <= 16, "{} calls", serve.calls());
-    assert!(serve.refusals.is_empty());
+    let [serve, code] = ["worker-serve", "worker-serve-code"].map(|stage| filter(stage).unwrap());
+    for filter in [serve, code] {
+        assert!(filter.calls() <= 16, "{}: {} calls", filter.stage, filter.calls());
+        assert!(filter.refusals.is_empty());
+    }
+    assert_eq!(serve.calls(), code.calls(), "run-time code takes no call that the others have not");
 }
 
 #[test]
@@ -44,7 +47,8 @@ fn the_text_holds_every_rule_with_its_reason() {
         assert!(text.contains(&format!("### System calls: `{}`\n\n{} calls", filter.stage, filter.calls())));
         for rule in filter.rules {
             assert!(text.contains(&format!("| `{}` |", rule.call)), "{}", rule.call);
-            assert!(text.contains(&format!("| {} |\n", rule.why)), "{}", rule.why);
+            let spare = rule.spare.map_or(String::new(), |spare| format!(" (spare: {spare})"));
+            assert!(text.contains(&format!("| {}{spare} |\n", rule.why)), "{}", rule.why);
         }
         for refusal in filter.refusals {
             assert!(text.contains(&format!("| `{}` | never: {} | {} |\n", refusal.call, refusal.errno, refusal.why)));

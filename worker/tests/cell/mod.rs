@@ -4,6 +4,8 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 #![allow(clippy::unwrap_used, reason = "a test may")]
 
+pub(crate) mod jail;
+
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -45,6 +47,10 @@ pub(crate) struct Birth {
     pub(crate) graph: GraphPolicy,
     /// Something open at 9, which should not be.
     pub(crate) leak: bool,
+    /// In namespaces and a root of its own, so that the whole cage goes on.
+    pub(crate) jailed: bool,
+    /// Stopped at its first instruction, for the thread that bears it to watch.
+    pub(crate) traced: bool,
 }
 
 /// A worker that runs.
@@ -101,6 +107,8 @@ impl Birth {
             arguments: Vec::new(),
             graph: GraphPolicy::default(),
             leak: false,
+            jailed: false,
+            traced: false,
         }
     }
 
@@ -138,7 +146,7 @@ impl Birth {
             threads: self.threads,
             requests: geometry,
             responses: geometry,
-            waived: vec![Waiver::Namespaces, Waiver::OwnIdentity],
+            waived: if self.jailed { vec![Waiver::OwnIdentity] } else { vec![Waiver::Namespaces, Waiver::OwnIdentity] },
             run_time_code: self.run_time_code,
             graph: self.graph.clone(),
         };
@@ -163,7 +171,11 @@ impl Birth {
         let mut command = Command::new(words.next().unwrap());
         command.args(words).args(self.arguments).env_clear().envs(self.environment).stdin(Stdio::null());
         command.stdout(log_end.try_clone().unwrap()).stderr(log_end);
+        let (jailed, traced) = (self.jailed, self.traced);
         let place = move || {
+            if jailed {
+                jail::enter()?;
+            }
             for (target, fd) in (3..).zip(&numbers) {
                 // SAFETY: dup2 is async-signal-safe and touches the child's descriptor table only; every source is above
                 // every target, so none is overwritten before it is used.
@@ -175,9 +187,12 @@ impl Birth {
             let first = 3 + numbers.len() as u32;
             // SAFETY: sets a flag in the child's descriptor table.
             unsafe { libc::close_range(first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC as i32) };
+            if traced {
+                nix::sys::ptrace::traceme()?;
+            }
             Ok(())
         };
-        // SAFETY: `place` allocates nothing and takes no lock.
+        // SAFETY: `place` takes no lock that a thread of this process could hold; glibc keeps its allocator usable in a child.
         unsafe { command.pre_exec(place) };
         let born = Instant::now();
         let child = command.spawn().unwrap();

@@ -198,6 +198,7 @@ pub(super) const UNSAFE: &[UnsafeFile] = &[
         place: "worker/tests/uncaged",
         why: "a hostile model without a cage gets a process of its own, forked from a warm one",
     },
+    UnsafeFile { place: "worker/tests/tracer", why: "what the kernel tells a tracer is a union" },
     UnsafeFile { place: "policies/lockdown/tests/", why: "a child makes the calls that its filter must refuse" },
     UnsafeFile { place: "tests/", why: "an adversary makes the system calls that a cage must refuse" },
 ];
