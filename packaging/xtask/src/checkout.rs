@@ -53,10 +53,15 @@ impl Checkout {
         serde_json::from_str(&text).map_err(CheckoutError::NotJson)
     }
 
-    /// Where release programs are built.
-    pub(crate) fn release_dir(&self) -> Result<PathBuf, CheckoutError> {
+    /// Where everything is built.
+    pub(crate) fn target_dir(&self) -> Result<PathBuf, CheckoutError> {
         let metadata = self.metadata()?;
         let target = metadata["target_directory"].as_str().ok_or(CheckoutError::Lacks("target_directory"))?;
-        Ok(Path::new(target).join("release"))
+        Ok(PathBuf::from(target))
+    }
+
+    /// Where release programs are built.
+    pub(crate) fn release_dir(&self) -> Result<PathBuf, CheckoutError> {
+        Ok(self.target_dir()?.join("release"))
     }
 }

@@ -5,6 +5,7 @@
 
 mod checkout;
 mod demo;
+mod fuzz;
 mod layers;
 mod libtorch;
 mod program;
@@ -29,6 +30,7 @@ usage: cargo xtask TASK
   demo [ARGS…]                            build for release and run `casemate demo ARGS`
   test [ARGS…]                            build every program, then `cargo test --workspace ARGS`
   bench [ARGS…]                           build for release and run the benches with ARGS
+  fuzz [TARGET] [--seconds N]             run the fuzz targets for N seconds each, 60 where nothing is said
   policy                                  print the compiled policies into SECURITY.md
   layers                                  check what may import what, and where unsafe code may stand";
 
@@ -43,6 +45,8 @@ enum TaskError {
     Setup(#[from] SetupError),
     #[error(transparent)]
     Libtorch(#[from] LibtorchError),
+    #[error(transparent)]
+    Fuzz(#[from] fuzz::FuzzError),
     #[error(transparent)]
     Layers(#[from] layers::LayersError),
     #[error(transparent)]
@@ -73,6 +77,11 @@ fn run(task: &str, args: Vec<OsString>) -> Result<(), TaskError> {
         "bench" => {
             bring(&checkout)?;
             suite::bench(&checkout, &args)?;
+        }
+        "fuzz" => {
+            let wanted = fuzz::Wanted::read(&args).ok_or(TaskError::Usage)?;
+            setup::ensure(setup::TO_BUILD)?;
+            fuzz::run(&checkout, &wanted)?;
         }
         "policy" if args.is_empty() => suite::write_documents(&checkout)?,
         "layers" if args.is_empty() => layers::check(&checkout)?,

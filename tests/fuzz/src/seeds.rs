@@ -93,6 +93,7 @@ fn outputs(seeds: &mut Vec<Seed>) {
         ("one", declared("x:f32[-1,4]", "y:f32[-1,4]"), vec![placed(&[2, 4], 32)], 2),
         ("scalar", declared("x:f32[4]", "y:f32[]"), vec![placed(&[], 4)], 0),
         ("wrong-rows", declared("x:f32[-1]", "y:f32[-1]"), vec![placed(&[3], 12)], 2),
+        ("overlapping", two(), vec![placed(&[2], 8), placed(&[2], 8)], 2),
         ("too-few", declared("x:f32[-1]", "y:f32[-1]"), vec![], 2),
     ];
     for (name, declared, outputs, rows) in pairs {
@@ -177,6 +178,13 @@ fn declared(input: &str, output: &str) -> Declared {
         sha256: [7; 32],
         platform: "echo".to_owned(),
     }
+}
+
+fn two() -> Declared {
+    let mut declared = declared("x:f32[-1]", "y:f32[-1]");
+    declared.signature.outputs.push("z:f32[-1]".parse().unwrap());
+    declared.non_finite.push(true);
+    declared
 }
 
 fn placed(dims: &[u64], bytes: u64) -> Placed {

@@ -94,6 +94,7 @@ pub(super) const CRATES: &[CrateLaw] = &[
         "a worker knows its grant, not the house",
     ),
     CrateLaw { name: "casemate-tests", may: Ours::All, may_build: &[], why: "tests reach the inside" },
+    CrateLaw { name: "casemate-fuzz", may: Ours::All, may_build: &[], why: "every decoder is reached from its inside" },
     CrateLaw { name: "casemate-benches", may: Ours::All, may_build: &[], why: "benches reach the inside" },
     ours("casemate-xtask", &["casemate-policy-compiler"], "project tasks are built before anything else is"),
 ];
