@@ -23,6 +23,7 @@ pub struct Setup {
     folder: tempfile::TempDir,
     config: String,
     limits: String,
+    sandbox: String,
     user: Option<u32>,
     waived: Vec<&'static str>,
     lack: Option<Lack>,
@@ -71,7 +72,8 @@ impl Setup {
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).expect("chmod");
         fs::create_dir(folder.path().join("store")).expect("mkdir");
         let waived = if is_root() { vec![] } else { ORDINARY_WAIVERS.to_vec() };
-        Self { folder, config: String::new(), limits: String::new(), user: None, waived, lack: None }
+        let (config, limits, sandbox) = (String::new(), String::new(), String::new());
+        Self { folder, config, limits, sandbox, user: None, waived, lack: None }
     }
 
     /// Runs as an ordinary user, with the waivers that this takes.
@@ -99,6 +101,12 @@ impl Setup {
     pub fn config(mut self, lines: &str) -> Self {
         self.config += lines;
         self.config += "\n";
+        self
+    }
+
+    /// Lines for the config's table about the cage.
+    pub fn sandbox(mut self, lines: &str) -> Self {
+        self.sandbox += lines;
         self
     }
 
@@ -168,10 +176,11 @@ impl Setup {
         let store = self.store();
         let waived: Vec<String> = self.waived.iter().map(|w| format!("\"{w}\"")).collect();
         let text = format!(
-            "store = \"{}\"\n{}\n[listen]\ninference = \"127.0.0.1:0\"\n[sandbox]\naccept_missing = [{}]\n[limits]\n{}\n",
+            "store = \"{}\"\n{}\n[listen]\ninference = \"127.0.0.1:0\"\n[sandbox]\naccept_missing = [{}]\n{}\n[limits]\n{}\n",
             store.display(),
             "",
             waived.join(", "),
+            self.sandbox,
             self.limits
         );
         let path = self.folder.path().join("casemate.toml");

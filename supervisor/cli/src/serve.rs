@@ -64,7 +64,7 @@ The same with what is usually changed:
   [listen]
   inference = \"127.0.0.1:8080\"       # loopback only; port 0 takes a free one
   [sandbox]
-  accept_missing = [\"own-identity\"]  # when not started as root
+  accept_missing = [\"own-identity\", \"cgroup\"]  # when not started as root
   [limits]
   request_bytes = 67108864
   [models.iris]
@@ -72,8 +72,8 @@ The same with what is usually changed:
   threads = 2";
 
 const NOTES: &str = "\
-Start it as root and every worker has a uid of its own; start it as an ordinary user and that one layer is missing, \
-which the config must accept by name. SIGTERM lets running requests finish. An unknown key, a wrong value or an \
+Start it as root and every worker has a uid and a control group of its own; start it as an ordinary user and these are \
+missing, which the config must accept by name. SIGTERM lets running requests finish. An unknown key, a wrong value or an \
 address that others can reach ends it with exit code 78.";
 
 /// Comes back only with an error: the launcher takes this process's place, so that signals reach it and no parent.

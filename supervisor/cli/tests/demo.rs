@@ -11,11 +11,15 @@ use std::process::{Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-const LAYERS: [&str; 11] = [
+const LAYERS: [&str; 15] = [
+    "cgroup",
     "resource-limits",
     "user-namespace",
     "namespaces",
     "own-identity",
+    "no-nested-namespaces",
+    "speculation",
+    "core-scheduling",
     "no-new-privileges",
     "non-dumpable",
     "empty-root",

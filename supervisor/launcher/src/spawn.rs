@@ -1,6 +1,6 @@
 //! Starts a worker: its descriptors, its jail, its program.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::os::fd::{AsFd, OwnedFd};
 
 use casemate_config::Config;
@@ -200,6 +200,9 @@ impl Spawner {
             if jail.namespaces {
                 namespaces::map(child.pid, jail.identity).map_err(BirthError::Identity)?;
             }
+            // Where the whole host is short of memory, a worker goes before the front and before what is not ours. Its group
+            // bounds it anyway, so this may fail.
+            let _ = fs::write(format!("/proc/{}/oom_score_adj", child.pid), SACRIFICE);
             tracer.trace(child.pid);
             child.run(|| tracer.pump())
         });
@@ -212,6 +215,9 @@ impl Spawner {
         }
     }
 }
+
+/// Of 1000, added to what a process uses when the kernel looks for one to kill.
+const SACRIFICE: &str = "500";
 
 impl SpawnError {
     /// Whether a later try could end otherwise.

@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::fs;
-use std::io::Read;
+use std::io::{Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStringExt;
 
+use casemate_launcher::sys::process::{self, Forked};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
@@ -14,6 +16,9 @@ use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch, apply_fi
 
 /// `stage WHAT UID PROGRAM ARGUMENTS`.
 pub(crate) fn main() -> ! {
+    if let Some(group) = std::env::args().skip(1).next().as_deref().and_then(|word| word.strip_prefix("born-in=")) {
+        born_in(group);
+    }
     let words: Vec<CString> = std::env::args_os().skip(1).map(|word| CString::new(word.into_vec()).unwrap()).collect();
     let (what, uid) = (words[0].to_str().unwrap(), words[1].to_str().unwrap().parse().unwrap());
     if what == "no-namespaces" {
@@ -49,6 +54,22 @@ pub(crate) fn main() -> ! {
     }
     let _ = execv(&words[2], &words[2..]).unwrap();
     unreachable!()
+}
+
+/// Makes a child in a control group, as the launcher makes workers, and lets it say where it is.
+fn born_in(group: &str) -> ! {
+    let group = fs::File::open(group).unwrap();
+    match process::fork(CloneFlags::empty(), Some(group.as_fd())).unwrap() {
+        Forked::Child => {
+            print!("{}", fs::read_to_string("/proc/self/cgroup").unwrap());
+            let _ = std::io::stdout().flush();
+            process::exit_now(0)
+        }
+        Forked::Parent { pid, .. } => {
+            nix::sys::wait::waitpid(pid, None).unwrap();
+            process::exit_now(0)
+        }
+    }
 }
 
 fn refuse(call: i64, errno: Errno) {

@@ -23,6 +23,7 @@ const TESTS: &[Test] = &[
     ("a_host_without_ptrace_or_landlock", a_host_without_ptrace_or_landlock),
     ("namespaces_inside_a_namespace", namespaces_inside_a_namespace),
     ("groups_come_and_go", groups_come_and_go),
+    ("a_child_is_born_in_a_group_of_version_2", a_child_is_born_in_a_group_of_version_2),
     ("a_small_range_of_uids_runs_dry_and_recovers", a_small_range_of_uids_runs_dry_and_recovers),
     ("a_front_takes_its_workers_along", a_front_takes_its_workers_along),
     ("a_second_signal_means_now", a_second_signal_means_now),
@@ -311,6 +312,23 @@ fn groups_come_and_go() {
     assert_eq!(left_by(dead), Vec::<std::path::PathBuf>::new());
 }
 
+fn a_child_is_born_in_a_group_of_version_2() {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+    let mount = mounts.lines().find(|line| line.split(' ').nth(2) == Some("cgroup2"));
+    let Some(mount) = mount.and_then(|line| line.split(' ').nth(1)) else { return println!("no cgroup2: skipped") };
+    let name = format!("cm-test-born-{}", std::process::id());
+    let group = std::path::Path::new(mount).join(&name);
+    if std::fs::create_dir(&group).is_err() {
+        return println!("cgroup2 cannot be written: skipped");
+    }
+    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+    std::os::unix::process::CommandExt::arg0(&mut command, "stage");
+    let output = command.arg(format!("born-in={}", group.display())).output().unwrap();
+    let _ = std::fs::remove_dir(&group);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(text.lines().any(|line| line == format!("0::/{name}")), "{text} {output:?}");
+}
+
 /// The folders of a launcher, in whatever hierarchy.
 fn left_by(launcher: u32) -> Vec<std::path::PathBuf> {
     let mut found = Vec::new();
@@ -339,8 +357,11 @@ fn a_small_range_of_uids_runs_dry_and_recovers() {
     assert_eq!(count("front: many: Exited(0)"), 2, "{}", outcome.all());
     outcome.says("worker_uid_count = 2 are 0 in use, 2 rest for sandbox.uid_rest_s = 600 s");
     outcome.says("retry: true");
-    let uids: std::collections::BTreeSet<_> =
-        outcome.lines.iter().filter_map(|line| line.split_once("worker-started")?.1.split_once(" uid=")?.1.split(' ').next()).collect();
+    let uids: std::collections::BTreeSet<_> = outcome
+        .lines
+        .iter()
+        .filter_map(|line| line.split_once("worker-started")?.1.split_once(" uid=")?.1.split(' ').next())
+        .collect();
     assert_eq!(uids.len(), 2, "a uid was used again before it had rested: {uids:?}");
     let outcome = Rig::new(&["many"], None).play(&format!("{range}\nuid_rest_s = 0"));
     let well = outcome.lines.iter().filter(|line| line.contains("front: many: Exited(0)")).count();
