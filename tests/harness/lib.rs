@@ -18,8 +18,8 @@ pub mod forge;
 pub mod lack;
 pub mod models;
 pub mod process;
-pub mod puppet;
 pub mod pulse;
+pub mod puppet;
 pub mod stage;
 
 #[path = "../adversary/models/mod.rs"]

@@ -13,7 +13,7 @@ use casemate_ipc::launch::Geometry;
 use casemate_ipc::seqpacket::{Channel, PacketBuffer};
 use casemate_ipc::shm::arena::{Reader, Writer};
 use casemate_ipc::tensor::{ModelSignature, TensorSpec};
-use casemate_ipc::work::{Declared, FromWorker, Placed, ToWorker};
+use casemate_ipc::work::{Declared, FromWorker, Inside, Placed, ToWorker};
 use nix::sys::socket::{ControlMessage, MsgFlags, Shutdown, sendmsg, shutdown};
 
 /// What a worker has, and who it is.
@@ -100,7 +100,7 @@ impl Puppet {
 
     /// Says what an honest worker says first.
     pub fn begin(&self) {
-        self.say(&FromWorker::Verified { declared: declared() });
+        self.say(&FromWorker::Verified { declared: declared(), inside: inside() });
         self.say(&FromWorker::Ready { load_us: 1 });
     }
 
@@ -148,6 +148,20 @@ impl Puppet {
     /// Closes a direction of its channel and stays.
     pub fn close(&self, how: Shutdown) {
         let _ = shutdown(self.channel.as_raw_fd(), how);
+    }
+}
+
+/// What a worker in a whole cage says of it.
+pub fn inside() -> Inside {
+    Inside {
+        no_new_privs: true,
+        non_dumpable: true,
+        seccomp_mode: 2,
+        empty_root: true,
+        no_capabilities: true,
+        landlock_abi: Some(7),
+        landlock_complete: true,
+        no_exec_gain: true,
     }
 }
 

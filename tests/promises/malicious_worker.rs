@@ -23,7 +23,7 @@ use casemate_ipc::tensor::{DType, Shape};
 use casemate_ipc::work::{Declared, Failure, FromWorker, MAX_DETAIL, Placed, Step};
 use casemate_tests::casemate::is_root;
 use casemate_tests::fake_launcher::{FakeLauncher, Part, print};
-use casemate_tests::puppet::{Puppet, Run, declared, packet};
+use casemate_tests::puppet::{Puppet, Run, declared, inside, packet};
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::socket::{ControlMessage, Shutdown, UnixCredentials};
@@ -205,7 +205,7 @@ fn answers_that_nobody_asked_for() {
             say(FromWorker::Failed { batch: BatchId(77), failure: Failure::Model, detail: String::new() }),
         ),
         ("ready", say(FromWorker::Ready { load_us: u64::MAX })),
-        ("verified", say(FromWorker::Verified { declared: declared() })),
+        ("verified", say(FromWorker::Verified { declared: declared(), inside: inside() })),
         ("refused", say(FromWorker::Refused { step: Step::Verify, detail: "no".into() })),
         ("pong", say(FromWorker::Pong { token: 99 })),
         (
@@ -272,7 +272,7 @@ fn declarations_that_no_manifest_can_make() {
         first(move |puppet| {
             let mut declared = declared();
             spoil(&mut declared);
-            puppet.say(&FromWorker::Verified { declared });
+            puppet.say(&FromWorker::Verified { declared, inside: inside() });
             puppet.say(&FromWorker::Ready { load_us: 1 });
             puppet.linger();
         })
@@ -311,7 +311,12 @@ fn declarations_that_no_manifest_can_make() {
         ("done-first", says(|| vec![FromWorker::Done { batch: BatchId(1), outputs: vec![], run_us: 1 }])),
         (
             "verified-twice",
-            says(|| vec![FromWorker::Verified { declared: declared() }, FromWorker::Verified { declared: declared() }]),
+            says(|| {
+                vec![
+                    FromWorker::Verified { declared: declared(), inside: inside() },
+                    FromWorker::Verified { declared: declared(), inside: inside() },
+                ]
+            }),
         ),
         ("refusal-long", says(|| vec![FromWorker::Refused { step: Step::Load, detail: "x".repeat(MAX_DETAIL + 1) }])),
         ("garbage", first(|puppet| _ = puppet.raw(&[0xff; 4000]) && puppet.linger())),
@@ -505,7 +510,9 @@ fn silence_is_ended_by_the_clock() {
         ("deaf", first(|puppet| _ = (puppet.begin(), puppet.linger()))),
         (
             "never-ready",
-            first(|puppet| _ = puppet.say(&FromWorker::Verified { declared: declared() }) && puppet.linger()),
+            first(|puppet| {
+                _ = puppet.say(&FromWorker::Verified { declared: declared(), inside: inside() }) && puppet.linger()
+            }),
         ),
         ("mute", first(|puppet| _ = puppet.linger())),
     ];

@@ -24,9 +24,10 @@ fn what_is_listed_exists_and_what_is_denied_is_never_listed() {
     }
     println!("{allowed} allowed, {denied} denied, {} on no list:\n{}", unlisted.len(), unlisted.join(" "));
     assert!(allowed > 1000 && denied > 50);
-    let absent = strict.listed().filter(|name| !registered.contains(&format!("aten::{name}"))).filter(|name| {
-        !registered.contains(&format!("prim::{name}"))
-    });
+    let absent = strict
+        .listed()
+        .filter(|name| !registered.contains(&format!("aten::{name}")))
+        .filter(|name| !registered.contains(&format!("prim::{name}")));
     let absent: Vec<&str> = absent.collect();
     assert!(absent.len() <= LANGUAGE, "on the list, but not in libtorch: {absent:?}");
     for name in ["aten::save", "aten::from_file", "inductor::_reinterpret_tensor", "symm_mem::memset32_"] {

@@ -49,14 +49,8 @@ impl Role {
 
 impl Stage {
     /// Every stage.
-    pub const ALL: [Self; 6] = [
-        Self::WorkerWarm,
-        Self::WorkerServe,
-        Self::WorkerWarmCode,
-        Self::WorkerServeCode,
-        Self::Front,
-        Self::Launcher,
-    ];
+    pub const ALL: [Self; 6] =
+        [Self::WorkerWarm, Self::WorkerServe, Self::WorkerWarmCode, Self::WorkerServeCode, Self::Front, Self::Launcher];
 
     /// The stages of one worker's life, in order: their filters add up.
     pub const fn of_worker(code: RunTimeCode) -> [Self; 2] {

@@ -81,7 +81,9 @@ pub enum ConfigError {
         word: String,
     },
     /// An operator's name that is none.
-    #[error("extra_ops: {0:?} is no operator's name, such as \"aten::relu\" or \"quantized::*\"; at most {MAX_EXTRA_OPS} are allowed")]
+    #[error(
+        "extra_ops: {0:?} is no operator's name, such as \"aten::relu\" or \"quantized::*\"; at most {MAX_EXTRA_OPS} are allowed"
+    )]
     ExtraOp(String),
     /// A model's own limit.
     #[error("models.{model}.{key} = {found} must be {least} to {most}")]

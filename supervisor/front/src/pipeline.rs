@@ -97,7 +97,7 @@ impl Pipeline {
         request: InferRequest,
     ) -> Result<InferResponse, Refusal> {
         match handle.state() {
-            State::Failed(_) => return Err(given_up()),
+            State::Failed(_) => return Err(given_up(handle.gate())),
             State::Draining => return Err(going_down()),
             State::Open(_) => return Err(breaker_open(handle.open_for().unwrap_or_default())),
             State::Starting | State::Ready | State::BackingOff => {}

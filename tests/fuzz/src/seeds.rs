@@ -3,10 +3,12 @@
 
 use casemate_ipc::frame::{self, Message};
 use casemate_ipc::id::{BatchId, ModelId, WorkerId};
-use casemate_ipc::launch::{Denied, ExitCause, Geometry, Grant, LaunchReply, LaunchRequest};
+use casemate_ipc::launch::{
+    Caller, Denied, ExitCause, Geometry, Grant, GraphPolicy, LaunchReply, LaunchRequest, RunTimeCode,
+};
 use casemate_ipc::layer::{Layer, Reading, Waiver};
 use casemate_ipc::tensor::{DType, ModelSignature, Shape};
-use casemate_ipc::work::{Declared, Failure, FromWorker, Placed, Step, ToWorker};
+use casemate_ipc::work::{Declared, Failure, FromWorker, GateCode, Inside, Placed, Step, ToWorker};
 
 /// One seed.
 #[derive(Debug, Clone)]
@@ -38,13 +40,27 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
 pub fn from_worker() -> Vec<FromWorker> {
     let detail = "a reason".to_owned();
     vec![
-        FromWorker::Verified { declared: declared("x:f32[-1,4]", "y:f32[-1,4]") },
+        FromWorker::Verified { declared: declared("x:f32[-1,4]", "y:f32[-1,4]"), inside: inside() },
         FromWorker::Ready { load_us: 1234 },
         FromWorker::Refused { step: Step::Load, detail: detail.clone() },
+        FromWorker::Gated { code: GateCode::TensorBounds, detail: detail.clone() },
         FromWorker::Done { batch: BatchId(1), outputs: vec![placed(&[2, 4], 32)], run_us: 55 },
         FromWorker::Failed { batch: BatchId(2), failure: Failure::Memory, detail },
         FromWorker::Pong { token: 7 },
     ]
+}
+
+fn inside() -> Inside {
+    Inside {
+        no_new_privs: true,
+        non_dumpable: true,
+        seccomp_mode: 2,
+        empty_root: true,
+        no_capabilities: true,
+        landlock_abi: Some(6),
+        landlock_complete: true,
+        no_exec_gain: true,
+    }
 }
 
 fn contract(seeds: &mut Vec<Seed>) {
@@ -63,12 +79,13 @@ fn contract(seeds: &mut Vec<Seed>) {
         LaunchRequest::Attest { worker },
     ];
     asked.iter().enumerate().for_each(|(i, message)| packet(seeds, "launch", &format!("request-{i}"), message));
-    let denied = Denied { number: 257, args: [1, 2, 3, 4, 5, 6], instruction: 0xabc };
+    let caller = Caller { thread: 99, name: "worker".to_owned(), origin: "libc.so.6+0x11b2a".to_owned() };
+    let denied = Denied { number: 257, args: [1, 2, 3, 4, 5, 6], instruction: 0xabc, caller: Some(caller) };
     let readings = vec![Reading { layer: Layer::Seccomp, in_force: true, evidence: "mode 2".to_owned() }];
     let answered = [
         LaunchReply::Model { model: model.clone() },
         LaunchReply::Catalogue { models: 1, waived: vec![Waiver::Landlock] },
-        LaunchReply::Started { model: model.clone(), worker, pid: 99, spawn_us: 1000 },
+        LaunchReply::Started { model: model.clone(), worker, pid: 99, uid: Some(1000), spawn_us: 1000 },
         LaunchReply::Refused { model: model.clone(), reason: "no".to_owned(), retry: true },
         LaunchReply::Exited { worker, cause: ExitCause::Syscall(denied) },
         LaunchReply::Exited { worker, cause: ExitCause::Exited(73) },
@@ -76,8 +93,16 @@ fn contract(seeds: &mut Vec<Seed>) {
     ];
     answered.iter().enumerate().for_each(|(i, message)| packet(seeds, "launch", &format!("reply-{i}"), message));
     let geometry = Geometry { slots: 2, slot_bytes: 8192 };
-    let grant =
-        Grant { model, worker, threads: 2, requests: geometry, responses: geometry, waived: vec![Waiver::Landlock] };
+    let grant = Grant {
+        model,
+        worker,
+        threads: 2,
+        requests: geometry,
+        responses: geometry,
+        waived: vec![Waiver::Landlock],
+        run_time_code: RunTimeCode::Refused,
+        graph: GraphPolicy { open: true, extra_ops: vec!["aten::bincount".to_owned()] },
+    };
     packet(seeds, "launch", "grant", &grant);
     let pong = frame::encode(&FromWorker::Pong { token: 1 }).unwrap();
     for (count, how) in [(0, 0), (1, 0), (253, 0), (0, 1), (9, 1), (0, 2), (2, 2), (3, 2), (253, 2)] {
@@ -97,7 +122,7 @@ fn outputs(seeds: &mut Vec<Seed>) {
         ("too-few", declared("x:f32[-1]", "y:f32[-1]"), vec![], 2),
     ];
     for (name, declared, outputs, rows) in pairs {
-        let verified = frame::encode(&FromWorker::Verified { declared }).unwrap();
+        let verified = frame::encode(&FromWorker::Verified { declared, inside: inside() }).unwrap();
         let mut bytes = Vec::new();
         for packet in [verified, done(outputs)] {
             bytes.extend(u16::try_from(packet.len()).unwrap().to_le_bytes());

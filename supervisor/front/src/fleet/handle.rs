@@ -1,12 +1,12 @@
 //! One served model as the rest of the front sees it: its queue, its declaration, its status.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use casemate_ipc::id::{ModelId, WorkerId};
 use casemate_ipc::launch::RunTimeCode;
 use casemate_ipc::layer::{Reading, Waiver};
-use casemate_ipc::work::{Declared, Inside, Step};
+use casemate_ipc::work::{Declared, GateCode, Inside, Step};
 
 use super::breaker::Opened;
 use super::breakers::{Breakers, SharedBreaker};
@@ -29,6 +29,8 @@ pub struct ModelHandle {
     breakers: Breakers,
     /// That of its bytes, once a worker has said which they are.
     breaker: RwLock<Option<SharedBreaker>>,
+    /// Why the gate refused it; said by its worker, but of a closed set.
+    gate: OnceLock<GateCode>,
     metrics: Metrics,
 }
 
@@ -60,6 +62,7 @@ impl ModelHandle {
             model,
             queue: Queue::new(queue),
             status: RwLock::new(status),
+            gate: OnceLock::new(),
             printed: Mutex::default(),
             breakers,
             breaker: RwLock::new(None),
@@ -93,6 +96,16 @@ impl ModelHandle {
     /// Its declaration, once a worker has verified it.
     pub fn declared(&self) -> Option<Arc<Declared>> {
         self.read(|s| s.declared.clone())
+    }
+
+    /// Why the gate refused it, if it did.
+    pub fn gate(&self) -> Option<GateCode> {
+        self.gate.get().copied()
+    }
+
+    pub(super) fn gated(&self, code: GateCode) {
+        // The first word stands; a model that is refused is not started again.
+        let _ = self.gate.set(code);
     }
 
     pub(super) fn enter(&self, state: State) {

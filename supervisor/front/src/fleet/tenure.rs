@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use casemate_ipc::id::BatchId;
-use casemate_ipc::work::{Declared, Failure, FromWorker, Inside, Placed, ToWorker};
+use casemate_ipc::work::{Declared, Failure, FromWorker, Inside, Placed, Step, ToWorker};
 use tokio::sync::watch;
 use tokio::time::{sleep_until, timeout};
 
@@ -281,6 +281,11 @@ impl Tenure {
 
     async fn next(&mut self) -> Result<FromWorker, End> {
         match self.link.receive().await {
+            Ok(FromWorker::Gated { code, detail }) => {
+                self.handle.gated(code);
+                self.handle.refused(Step::Gate);
+                Err(End::Hopeless(Cause::refused(Step::Gate, &detail)))
+            }
             Ok(FromWorker::Refused { step, detail }) => {
                 self.handle.refused(step);
                 let cause = Cause::refused(step, &detail);
@@ -363,6 +368,7 @@ fn out_of_turn(message: &FromWorker) -> End {
     let what = match message {
         FromWorker::Verified { .. } => "Verified",
         FromWorker::Ready { .. } => "Ready",
+        FromWorker::Gated { .. } => "Gated",
         FromWorker::Refused { .. } => "Refused",
         FromWorker::Done { .. } => "Done",
         FromWorker::Failed { .. } => "Failed",

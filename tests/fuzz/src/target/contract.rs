@@ -24,7 +24,9 @@ pub fn frame(packet: &[u8]) {
 /// The bodies of what a front and a worker say.
 pub fn work(body: &[u8]) {
     decode::<ToWorker>(&framed::<ToWorker>(body));
-    let Some(FromWorker::Verified { declared }) = decode::<FromWorker>(&framed::<FromWorker>(body)) else { return };
+    let Some(FromWorker::Verified { declared, inside: _ }) = decode::<FromWorker>(&framed::<FromWorker>(body)) else {
+        return;
+    };
     if check_declared(&declared).is_ok() {
         let fits = |spec: &TensorSpec| spec.name.len() <= MAX_NAME && spec.dims.len() <= MAX_RANK;
         let signature = &declared.signature;

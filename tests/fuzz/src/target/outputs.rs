@@ -18,7 +18,7 @@ const GEOMETRY: Geometry = Geometry { slots: 2, slot_bytes: 4096 };
 pub fn sanitise(data: &[u8]) {
     let Some((verified, rest)) = piece(data) else { return };
     let Some((done, rest)) = piece(rest) else { return };
-    let Ok(FromWorker::Verified { declared }) = frame::decode::<FromWorker>(verified) else { return };
+    let Ok(FromWorker::Verified { declared, inside: _ }) = frame::decode::<FromWorker>(verified) else { return };
     let Ok(FromWorker::Done { batch, outputs, .. }) = frame::decode::<FromWorker>(done) else { return };
     let Some((rows, content)) = rest.split_first() else { return };
     if check_declared(&declared).is_err() {

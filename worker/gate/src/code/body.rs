@@ -71,7 +71,8 @@ impl<'a> Follower<'_, 'a> {
                     }
                     self.groups.clear();
                     self.current = None;
-                    if let (Some(Kind::Name(name)), Some(Kind::Sign("="))) = (next, tokens.get(at + 2).map(|t| t.kind)) {
+                    if let (Some(Kind::Name(name)), Some(Kind::Sign("="))) = (next, tokens.get(at + 2).map(|t| t.kind))
+                    {
                         target = Some(name);
                         at += 3;
                         continue;
@@ -187,7 +188,8 @@ impl<'a> Follower<'_, 'a> {
         self.current = None;
         if let ["__torch__", "torch", "classes", rest @ ..] = path {
             // Namespace and name; a method may follow.
-            let name: Vec<&str> = ["__torch__", "torch", "classes"].iter().chain(rest.iter().take(2)).copied().collect();
+            let name: Vec<&str> =
+                ["__torch__", "torch", "classes"].iter().chain(rest.iter().take(2)).copied().collect();
             self.uses.push((Use::Native(name.join(".")), place));
             return;
         }

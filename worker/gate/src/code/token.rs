@@ -30,8 +30,8 @@ pub enum Kind<'a> {
 pub type Fault = (GateCode, usize, String);
 
 const SIGNS: &[&str] = &[
-    "**=", "//=", ">>=", "<<=", "...", "->", "**", "//", "==", "!=", "<=", ">=", "<<", ">>", "+=", "-=", "*=", "/=", "%=",
-    "|=", "&=", "^=", "@=", ":=",
+    "**=", "//=", ">>=", "<<=", "...", "->", "**", "//", "==", "!=", "<=", ">=", "<<", ">>", "+=", "-=", "*=", "/=",
+    "%=", "|=", "&=", "^=", "@=", ":=",
 ];
 
 /// All tokens of a text, at most so many. The first and the last are always ends of a line.
@@ -145,7 +145,9 @@ fn text_end(bytes: &[u8], at: usize) -> Option<std::ops::Range<usize>> {
         match bytes.get(end)? {
             b'\\' => end += 2,
             b'\n' if !long => return None,
-            b if *b == quote && (!long || bytes.get(end..end + 3)?.iter().all(|b| *b == quote)) => return Some(start..end),
+            b if *b == quote && (!long || bytes.get(end..end + 3)?.iter().all(|b| *b == quote)) => {
+                return Some(start..end);
+            }
             _ => end += 1,
         }
     }
