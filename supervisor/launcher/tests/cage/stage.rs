@@ -16,7 +16,7 @@ use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch, apply_fi
 
 /// `stage WHAT UID PROGRAM ARGUMENTS`.
 pub(crate) fn main() -> ! {
-    if let Some(group) = std::env::args().skip(1).next().as_deref().and_then(|word| word.strip_prefix("born-in=")) {
+    if let Some(group) = std::env::args().nth(1).as_deref().and_then(|word| word.strip_prefix("born-in=")) {
         born_in(group);
     }
     let words: Vec<CString> = std::env::args_os().skip(1).map(|word| CString::new(word.into_vec()).unwrap()).collect();
