@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use casemate_config::Config;
 use casemate_ipc::id::{ModelId, WorkerId};
-use casemate_ipc::launch::{LaunchReply, LaunchRequest, fd};
+use casemate_ipc::launch::{Geometry, LaunchReply, LaunchRequest, fd};
 use casemate_ipc::seqpacket::{Channel, PacketBuffer};
 use casemate_ipc::shm::arena;
 use casemate_ipc::shm::map::Frozen;
@@ -129,6 +129,14 @@ impl Front {
         let (_writer, requests) = arena::requests(self.config.requests()).unwrap();
         let (_reader, responses) = arena::responses(self.config.responses()).unwrap();
         let start = LaunchRequest::Start { model: model.clone() };
+        // The test counts the launcher's descriptors meanwhile.
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        let raw = |packet: &[u8], rights: &[i32]| {
+            use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+            let (iov, rights) = ([std::io::IoSlice::new(packet)], [ControlMessage::ScmRights(rights)]);
+            let socket = std::os::fd::AsRawFd::as_raw_fd(&self.launcher);
+            sendmsg::<()>(socket, &iov, &rights, MsgFlags::MSG_NOSIGNAL, None).is_ok()
+        };
         let other = ModelId { name: "nobody".parse().unwrap(), ..model.clone() };
         let sent = match order {
             "arenas" => self.launcher.send_with(&start, &[responses.as_fd(), requests.as_fd()]),
@@ -154,6 +162,50 @@ impl Front {
                 say("done");
                 std::thread::sleep(std::time::Duration::from_secs(60));
                 exit_now(1)
+            }
+            "unsealed" => {
+                let bytes = self.config.requests().bytes().unwrap() as u64;
+                let unsealed = casemate_ipc::shm::seal::create("unsealed", bytes).unwrap();
+                self.launcher.send_with(&start, &[unsealed.as_fd(), responses.as_fd()])
+            }
+            "short" => {
+                let short = Geometry { slots: 1, slot_bytes: 4096 };
+                let (_writer, short) = arena::requests(short).unwrap();
+                self.launcher.send_with(&start, &[short.as_fd(), responses.as_fd()])
+            }
+            "folder" => {
+                let folder = File::open("/proc").unwrap();
+                self.launcher.send_with(&start, &[folder.as_fd(), self.launcher.as_fd()])
+            }
+            "many-descriptors" => {
+                let packet = casemate_ipc::frame::encode(&start).unwrap();
+                let rights = [std::os::fd::AsRawFd::as_raw_fd(&requests); 253];
+                while raw(&packet, &rights) {}
+                Ok(())
+            }
+            "long" => {
+                raw(&vec![0; casemate_ipc::frame::MAX_FRAME + 1], &[]);
+                Ok(())
+            }
+            "mutants" => {
+                let good = casemate_ipc::frame::encode(&start).unwrap();
+                // Each bit of it in turn, many times over, until nobody hears it any more.
+                let first = usize::try_from(std::process::id()).unwrap() * 7;
+                for bit in (first..first + 20_000).map(|bit| bit % (good.len() * 8)) {
+                    let mut bad = good.clone();
+                    bad[bit / 8] ^= 1 << (bit % 8);
+                    if !raw(&bad, &[]) {
+                        break;
+                    }
+                }
+                Ok(())
+            }
+            "unread" => {
+                // Starts without end, and no answer is ever read.
+                let rights = [&requests, &responses].map(std::os::fd::AsRawFd::as_raw_fd);
+                let packet = casemate_ipc::frame::encode(&start).unwrap();
+                while raw(&packet, &rights) {}
+                Ok(())
             }
             "garbage" => {
                 let socket = std::os::fd::AsRawFd::as_raw_fd(&self.launcher);

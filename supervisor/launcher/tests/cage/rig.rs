@@ -157,6 +157,14 @@ impl Running {
         }
     }
 
+    /// The launcher's open descriptors, and its own memory in KiB.
+    pub(crate) fn holds(&self) -> (usize, u64) {
+        let own = PathBuf::from(format!("/proc/{}", self.child.id()));
+        let status = fs::read_to_string(own.join("status")).unwrap();
+        let memory = status.lines().find_map(|line| line.strip_prefix("RssAnon:")?.split_whitespace().next());
+        (fs::read_dir(own.join("fd")).unwrap().count(), memory.unwrap().parse().unwrap())
+    }
+
     pub(crate) fn stop(self) -> Outcome {
         self.signal();
         self.end()

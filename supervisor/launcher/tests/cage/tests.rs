@@ -18,6 +18,8 @@ const TESTS: &[Test] = &[
     ("every_end_has_its_cause", every_end_has_its_cause),
     ("a_front_that_breaks_the_protocol_ends", a_front_that_breaks_the_protocol_ends),
     ("a_front_that_is_refused_a_call_is_told_and_replaced", a_front_that_is_refused_a_call_is_told_and_replaced),
+    ("a_front_that_attacks_leaves_nothing_behind", a_front_that_attacks_leaves_nothing_behind),
+    ("a_front_that_reads_no_answer_ends", a_front_that_reads_no_answer_ends),
     ("a_missing_layer_is_named", a_missing_layer_is_named),
     ("a_host_without_namespaces", a_host_without_namespaces),
     ("a_host_without_ptrace_or_landlock", a_host_without_ptrace_or_landlock),
@@ -193,6 +195,48 @@ fn a_front_that_is_refused_a_call_is_told_and_replaced() {
     assert_eq!(outcome.lines.iter().filter(told).count(), 5, "{}", outcome.all());
     assert_eq!(outcome.lines.iter().filter(|line| line.contains("front: sealed")).count(), 5, "{}", outcome.all());
     outcome.says_not("came back with");
+}
+
+/// Five fronts, one after the other; before each of them attacks, the launcher holds what it held before the first did.
+fn a_front_that_attacks_leaves_nothing_behind() {
+    let (user, accept) = somebody();
+    let rig = Rig::new(&["many"], user);
+    for (order, why) in [
+        ("unsealed", "an arena: memory file has seals"),
+        ("short", "an arena: memory file has 4096 bytes"),
+        ("folder", "an arena: read seals: Invalid argument"),
+        ("many-descriptors", "descriptors"),
+        ("long", "over the limit"),
+        ("mutants", ""),
+    ] {
+        let mut running = rig.start(&format!("{accept}\n# break {order}"));
+        let held: Vec<(usize, u64)> = (0..5)
+            .map(|_| {
+                running.wait_for("event=front-started");
+                running.wait_for("front: waived=");
+                running.holds()
+            })
+            .collect();
+        running.wait_for("event=failed");
+        let outcome = running.end();
+        let broken = outcome.lines.iter().filter(|line| line.contains("front-broken") && line.contains(why)).count();
+        assert_eq!(broken, 5, "{order}:\n{}", outcome.all());
+        outcome.says_not("worker-started");
+        let (descriptors, memory) = held[0];
+        assert!(descriptors > 5 && held.iter().all(|(now, _)| *now == descriptors), "{order}: {held:?}");
+        assert!(held.iter().all(|(_, now)| *now <= memory + 1024), "{order}: {held:?}");
+    }
+}
+
+fn a_front_that_reads_no_answer_ends() {
+    let (user, accept) = somebody();
+    let rig = Rig::new(&["hang"], user);
+    let mut running = rig.start(&format!("{accept}\n# break unread"));
+    running.wait_for("it does not read its replies");
+    // Replaced, with the workers of the first gone.
+    running.wait_for("event=front-started");
+    let outcome = running.stop();
+    outcome.says("killed by this server");
 }
 
 fn a_missing_layer_is_named() {
