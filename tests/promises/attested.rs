@@ -146,3 +146,26 @@ fn without_the_waiver_an_ordinary_user_is_refused_by_name() {
     assert_eq!(code, Some(78), "{says}");
     assert!(says.contains("accept_missing") && says.contains("own-identity"), "{says}");
 }
+
+/// Only the operator's word for one model opens it, and everything that speaks of that model says so.
+#[test]
+fn run_time_code_is_for_the_model_that_is_named() {
+    let setup = Setup::new().simple("strict", &models::double()).simple("fast", &models::double());
+    let casemate = setup.config("[models.fast]\nrun_time_code = \"allowed\"").serve();
+    for (model, word, filter) in [("strict", "refused", "worker-serve"), ("fast", "allowed", "worker-serve-code")] {
+        assert_eq!(casemate.row(model, [1.0; 4]).status, 200);
+        let status = casemate.status(model);
+        assert_eq!(status["run_time_code"], word);
+        let cage = status["worker"]["cage"].as_array().unwrap().clone();
+        let seccomp = cage.iter().find(|reading| reading["layer"] == "seccomp").unwrap();
+        assert_eq!(seccomp["in_force"], true, "{seccomp}");
+        let evidence = seccomp["evidence"].as_str().unwrap();
+        assert!(evidence.contains(&format!("the last one {filter}; ")), "{evidence}");
+        if word == "refused" && casemate_tests::casemate::is_root() {
+            assert!(evidence.ends_with("; 0 mappings of run-time code"), "{evidence}");
+        }
+    }
+    let log = casemate.log();
+    let warned: Vec<&str> = log.lines().filter(|line| line.contains("run-time-code-allowed")).collect();
+    assert!(matches!(warned[..], [line] if line.contains("model=fast/1")), "{warned:?}");
+}

@@ -8,6 +8,7 @@ use std::process::Command;
 use std::sync::Mutex;
 use std::thread;
 
+use casemate_ipc::launch::RunTimeCode;
 use casemate_worker::probe::{self, Mechanism, Probe};
 use cell::{Birth, f32s};
 
@@ -21,6 +22,37 @@ fn without_a_cage_the_kernel_answers() {
     };
     let silent: Vec<&str> = probe::all().map(|probe| probe.name).filter(|name| lacks(name)).collect();
     assert!(silent.is_empty(), "{}", silent.join(", "));
+}
+
+/// Where the operator allows machine code, the one call that makes it returns, and the rest is as closed as ever.
+#[test]
+fn run_time_code_opens_one_call_and_no_other() {
+    let act = |name: &str| {
+        let birth = Birth { run_time_code: RunTimeCode::Allowed, ..Birth::echo(&format!("probe = \"{name}\"")) };
+        let mut cell = birth.ready();
+        cell.log();
+        cell.send(&[f32s(&[1, 4], &[0.0; 4])]);
+        let heard = cell.try_hear();
+        let killed =
+            heard.is_none() && std::os::unix::process::ExitStatusExt::signal(&cell.wait()) == Some(libc::SIGSYS);
+        (cell.log(), killed)
+    };
+    let open = ("probe mprotect-write-exec reached\nprobe mprotect-write-exec returned 0 errno 0\n".to_owned(), false);
+    assert_eq!(act("mprotect-write-exec"), open);
+    for name in [
+        "mmap-exec",
+        "mmap-write-exec",
+        "mprotect-exec",
+        "pkey-mprotect-exec",
+        "mmap-file",
+        "memfd-create",
+        "execveat-memory",
+        "clone-thread",
+        "connect-tcp",
+        "getpid",
+    ] {
+        assert_eq!(act(name), (format!("probe {name} reached\n"), true));
+    }
 }
 
 #[test]

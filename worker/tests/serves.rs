@@ -4,6 +4,7 @@
 
 mod cell;
 
+use casemate_ipc::launch::RunTimeCode;
 use casemate_ipc::tensor::DType;
 use casemate_ipc::work::{Failure, FromWorker, ToWorker};
 use casemate_tests::forge::Forge;
@@ -24,6 +25,35 @@ fn a_linear_model_computes_with_one_thread_and_with_two() {
             assert_eq!((y[0].to_f32s(), &y[0].dims[..]), (expected.clone(), &[2, 2][..]));
         }
         assert_eq!(cell.drain(), Some(0));
+    }
+}
+
+/// oneDNN's own: each of these runs in machine code that it writes, where it may, and in plain kernels where it may not. The
+/// answers are the same, but for rounding.
+#[test]
+fn what_onednn_does_is_done_without_it() {
+    let acts = [
+        "torch.conv2d(x.reshape([1, 1, 2, 4]), torch.ones([1, 1, 2, 2])).sum()",
+        "ops.aten.gelu(x).sum()",
+        "(x.to(15) @ x.to(15).t()).sum().to(6)",
+        "ops.aten.lstm(x.unsqueeze(0), [torch.zeros([1, 2, 8]), torch.zeros([1, 2, 8])], [torch.ones([32, 4]), torch.ones([32, 8]), torch.ones([32]), torch.ones([32])], True, 1, 0., False, False, False)[0].sum()",
+    ];
+    for act in acts {
+        let model =
+            Forge::new("M").forward(&format!("def forward(self, x: Tensor) -> Tensor:\n  return {act}")).bytes();
+        let answers = [RunTimeCode::Refused, RunTimeCode::Allowed].map(|run_time_code| {
+            let birth = Birth { run_time_code, ..Birth::torch(model.clone()) };
+            let mut cell = birth.inputs(&["x:FP32[2,4]"]).outputs(&["y:FP32[]"]).ready();
+            let answer = cell.run(&[f32s(&[2, 4], &ROWS)])[0].to_f32s()[0];
+            let maps = std::fs::read_to_string(format!("/proc/{}/maps", cell.pid()));
+            // They belong to root.
+            if let Ok(maps) = maps {
+                let written = maps.lines().any(|line| line.contains("rwx"));
+                assert_eq!(written, run_time_code == RunTimeCode::Allowed, "{act}\n{maps}");
+            }
+            answer
+        });
+        assert!((answers[0] - answers[1]).abs() <= answers[0].abs() * 0.01 + 0.001, "{act}: {answers:?}");
     }
 }
 

@@ -227,6 +227,13 @@ pub(super) const ALL: &[Probe] = &[
         }
         call(c::SYS_mprotect, [Arg::Number(page as u64), n(PAGE), n(c::PROT_READ | c::PROT_EXEC)])
     }),
+    probe("mprotect-write-exec", || {
+        let page = pages(c::PROT_READ | c::PROT_WRITE, c::MAP_PRIVATE | c::MAP_ANONYMOUS, -1);
+        if page < 0 {
+            return page;
+        }
+        call(c::SYS_mprotect, [Arg::Number(page as u64), n(PAGE), n(c::PROT_READ | c::PROT_WRITE | c::PROT_EXEC)])
+    }),
     probe("pkey-mprotect-exec", || {
         let page = pages(c::PROT_READ | c::PROT_WRITE, c::MAP_PRIVATE | c::MAP_ANONYMOUS, -1);
         if page < 0 {
