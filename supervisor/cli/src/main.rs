@@ -9,6 +9,7 @@ mod code;
 mod demo;
 mod escape;
 mod exit;
+mod gate;
 mod man;
 mod model;
 mod programs;

@@ -113,7 +113,7 @@ impl Config {
         let limits = Limits::from_raw(&raw.limits)?;
         let graph = check_graph(raw.graph)?;
         let models = raw.models.into_iter().map(|(name, model)| {
-            let checked = check_model(&name, model, defaults(&limits, &graph), &limits)?;
+            let checked = check_model(&name, model, defaults(&limits, &graph))?;
             Ok((name, checked))
         });
         let mut waived = raw.sandbox.accept_missing.clone();
@@ -190,7 +190,6 @@ fn check_model(
     name: &ModelName,
     raw: RawModel,
     defaults: ModelConfig,
-    limits: &Limits,
 ) -> Result<ModelConfig, ConfigError> {
     let bounded = |key: &'static str, limit: &str, found: u64| {
         let (least, most) = Limits::TABLE.iter().find(|l| l.name == limit).map_or((1, 1), |l| (l.least, l.most));

@@ -95,7 +95,7 @@ impl Pipeline {
         request: InferRequest,
     ) -> Result<InferResponse, Refusal> {
         match handle.state() {
-            State::Failed(_) => return Err(given_up()),
+            State::Failed(_) => return Err(given_up(handle.gate())),
             State::Draining => return Err(going_down()),
             State::Starting | State::Ready | State::BackingOff => {}
         }

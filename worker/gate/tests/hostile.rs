@@ -364,6 +364,11 @@ fn names_that_hide_what_they_mean_are_refused() {
         let refusal = open(&bytes).unwrap_err();
         assert!(matches!(refusal.code, GraphUnclear | GraphDenied), "{text}: {refusal}");
     }
+    // A denied name is denied whatever the text makes of its owner: here `self` is a tensor.
+    let shadowed = "class M(Module):\n  save : int\n  def forward(self: __torch__.M, x: Tensor) -> Tensor:\n    for self in [x]:\n      self.save(\"a\")\n    return x\n";
+    assert_eq!(open(&code(shadowed)).unwrap_err().code, GraphDenied);
+    let attribute = "class M(Module):\n  p : Optional[__torch__.torch.classes.c10d.ProcessGroup]\n  def forward(self: __torch__.M, x: Tensor) -> Tensor:\n    return x\n";
+    assert_eq!(open(&code(attribute)).unwrap_err().code, GraphDenied);
     // As a keyword they are only a name.
     open(&body("return self.f(torch=x)")).unwrap();
 }

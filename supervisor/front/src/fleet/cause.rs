@@ -87,6 +87,7 @@ fn step(code: i32) -> &'static str {
         exit_code::LOCK => ": a layer of the cage could not be put on",
         exit_code::WARM => ": the engine could not be warmed up",
         exit_code::VERIFY => ": the model is not what its manifest says",
+        exit_code::GATE => ": the gate refused the model",
         exit_code::LOAD => ": the engine refused the model",
         exit_code::TRIAL => ": the model did not survive its first run",
         exit_code::PROTOCOL => ": it says that the front broke the protocol",

@@ -1,11 +1,11 @@
 //! One served model as the rest of the front sees it: its queue, its declaration, its status.
 
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, OnceLock, RwLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use casemate_ipc::id::{ModelId, WorkerId};
 use casemate_ipc::layer::{Reading, Waiver};
-use casemate_ipc::work::Declared;
+use casemate_ipc::work::{Declared, GateCode};
 
 use super::cause::Cause;
 use crate::batch::queue::Queue;
@@ -20,6 +20,8 @@ pub struct ModelHandle {
     /// Requests that wait for it.
     pub queue: Queue,
     status: RwLock<ModelStatus>,
+    /// Why the gate refused it; said by its worker, but of a closed set.
+    gate: OnceLock<GateCode>,
     metrics: Metrics,
 }
 
@@ -36,7 +38,7 @@ impl ModelHandle {
             waived,
         };
         metrics.model_state(&model, &State::Starting);
-        Arc::new(Self { model, queue: Queue::new(queue), status: RwLock::new(status), metrics })
+        Arc::new(Self { model, queue: Queue::new(queue), status: RwLock::new(status), gate: OnceLock::new(), metrics })
     }
 
     /// Its status now.
@@ -52,6 +54,16 @@ impl ModelHandle {
     /// Its declaration, once a worker has verified it.
     pub fn declared(&self) -> Option<Arc<Declared>> {
         self.read(|s| s.declared.clone())
+    }
+
+    /// Why the gate refused it, if it did.
+    pub fn gate(&self) -> Option<GateCode> {
+        self.gate.get().copied()
+    }
+
+    pub(super) fn gated(&self, code: GateCode) {
+        // The first word stands; a model that is refused is not started again.
+        let _ = self.gate.set(code);
     }
 
     pub(super) fn enter(&self, state: State) {

@@ -8,6 +8,7 @@ use casemate_ipc::launch::{ExitCause, Geometry};
 use casemate_ipc::layer::{Layer, Reading};
 use casemate_ipc::seqpacket::Channel;
 use casemate_ipc::shm::arena;
+use casemate_ipc::work::GateCode;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -71,7 +72,7 @@ pub async fn supervise(
             lifecycle::Next::GiveUp => {
                 tracing::error!(model = %handle.model, detail = cause.detail, "model given up");
                 handle.enter(State::Failed(cause.detail));
-                handle.queue.refuse_all(&given_up());
+                handle.queue.refuse_all(&given_up(handle.gate()));
                 let _ = stop.wait_for(|stop| *stop).await;
                 return;
             }
@@ -189,6 +190,10 @@ pub fn going_down() -> Refusal {
 }
 
 /// The answer for a model that was given up.
-pub fn given_up() -> Refusal {
-    Refusal::new(Kind::NotReady, "the model could not be started and was given up; its status says why")
+pub fn given_up(gate: Option<GateCode>) -> Refusal {
+    let message = match gate {
+        Some(code) => format!("the model was refused before it was loaded ({}); its status says why", code.name()),
+        None => "the model could not be started and was given up; its status says why".to_owned(),
+    };
+    Refusal::new(Kind::NotReady, message)
 }

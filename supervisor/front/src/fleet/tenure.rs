@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use casemate_ipc::id::BatchId;
-use casemate_ipc::work::{Declared, Failure, FromWorker, Placed, ToWorker};
+use casemate_ipc::work::{Declared, Failure, FromWorker, Placed, Step, ToWorker};
 use tokio::sync::watch;
 use tokio::time::{sleep_until, timeout};
 
@@ -274,6 +274,10 @@ impl Tenure {
 
     async fn next(&mut self) -> Result<FromWorker, End> {
         match self.link.receive().await {
+            Ok(FromWorker::Gated { code, detail }) => {
+                self.handle.gated(code);
+                Err(End::Hopeless(Cause::refused(Step::Gate, &detail)))
+            }
             Ok(FromWorker::Refused { step, detail }) => {
                 let cause = Cause::refused(step, &detail);
                 Err(if step.is_final() { End::Hopeless(cause) } else { End::Lost(cause) })
@@ -355,6 +359,7 @@ fn out_of_turn(message: &FromWorker) -> End {
     let what = match message {
         FromWorker::Verified { .. } => "Verified",
         FromWorker::Ready { .. } => "Ready",
+        FromWorker::Gated { .. } => "Gated",
         FromWorker::Refused { .. } => "Refused",
         FromWorker::Done { .. } => "Done",
         FromWorker::Failed { .. } => "Failed",

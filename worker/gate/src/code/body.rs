@@ -47,8 +47,10 @@ pub(super) fn follow(code: &Code, body: &Body, tokens: &[Token<'_>]) -> Followed
         calls: HashMap::new(),
         uses: Vec::new(),
     };
-    if let Some(class) = &body.class {
-        follower.locals.insert("self", Some(class.clone()));
+    // The first argument is the object, whatever its name.
+    let first = tokens.iter().skip_while(|token| token.kind != Kind::Sign("(")).nth(1).map(|token| token.kind);
+    if let (Some(class), Some(Kind::Name(name))) = (&body.class, first) {
+        follower.locals.insert(name, Some(class.clone()));
     }
     if matches!(body.name.as_str(), "__setstate__" | "__getstate__") {
         follower.uses.push((Use::Hook(body.name.clone()), body.offset));
@@ -243,8 +245,6 @@ impl<'a> Follower<'_, 'a> {
             } else if self.code.classes.contains_key(kind) {
                 self.current = Some(kind.clone());
             }
-        } else {
-            self.uses.push((Use::Member(name.to_owned()), place));
         }
     }
 

@@ -200,7 +200,7 @@ void walk(torch::jit::Block* first, std::set<std::string>& found, size_t& nodes)
     for (size_t seen = 0; !types.empty() && seen < 64; seen++) {
       const c10::TypePtr type = types.back();
       types.pop_back();
-      if (const auto* named = type->castRaw<c10::NamedType>()) {
+      if (const auto named = type->cast<c10::NamedType>()) {
         if (named->name() && named->name()->qualifiedName().compare(0, native.size(), native) == 0) {
           found.insert(named->name()->qualifiedName());
         }
