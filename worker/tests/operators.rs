@@ -49,12 +49,11 @@ fn load_what_passes() {
     println!("{passed} of 600 pass the gate, {loaded} of them load");
     assert!(passed > 20 && loaded > 0);
     // At the edge of what the gate allows.
-    for (open, close, times) in [("(", ")", 98), ("-", "", 490), ("", ".t()", 240), ("", " + x", 490), ("", " ** x", 490), ("", "[0]", 490)] {
-        let source = format!(
-            "def forward(self, x: Tensor) -> Tensor:\n  return {}x{}",
-            open.repeat(times),
-            close.repeat(times)
-        );
+    for (open, close, times) in
+        [("(", ")", 98), ("-", "", 490), ("", ".t()", 240), ("", " + x", 490), ("", " ** x", 490), ("", "[0]", 490)]
+    {
+        let source =
+            format!("def forward(self, x: Tensor) -> Tensor:\n  return {}x{}", open.repeat(times), close.repeat(times));
         let bytes = Forge::new("M").forward(&source).bytes();
         judge(&bytes, &policy).unwrap();
         libtorch::Module::load(&bytes).unwrap();
@@ -79,9 +78,10 @@ fn what_is_listed_exists_and_what_is_denied_is_never_listed() {
     }
     println!("{allowed} allowed, {denied} denied, {} on no list:\n{}", unlisted.len(), unlisted.join(" "));
     assert!(allowed > 1000 && denied > 50);
-    let absent = strict.listed().filter(|name| !registered.contains(&format!("aten::{name}"))).filter(|name| {
-        !registered.contains(&format!("prim::{name}"))
-    });
+    let absent = strict
+        .listed()
+        .filter(|name| !registered.contains(&format!("aten::{name}")))
+        .filter(|name| !registered.contains(&format!("prim::{name}")));
     let absent: Vec<&str> = absent.collect();
     assert!(absent.len() <= LANGUAGE, "on the list, but not in libtorch: {absent:?}");
     for name in ["aten::save", "aten::from_file", "inductor::_reinterpret_tensor", "symm_mem::memset32_"] {

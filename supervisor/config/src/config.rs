@@ -78,7 +78,9 @@ pub enum ConfigError {
         word: String,
     },
     /// An operator's name that is none.
-    #[error("extra_ops: {0:?} is no operator's name, such as \"aten::relu\" or \"quantized::*\"; at most {MAX_EXTRA_OPS} are allowed")]
+    #[error(
+        "extra_ops: {0:?} is no operator's name, such as \"aten::relu\" or \"quantized::*\"; at most {MAX_EXTRA_OPS} are allowed"
+    )]
     ExtraOp(String),
     /// A model's own limit.
     #[error("models.{model}.{key} = {found} must be {least} to {most}")]
@@ -186,11 +188,7 @@ fn check_graph(raw: RawGraph) -> Result<GraphPolicy, ConfigError> {
     Ok(GraphPolicy { open: policy == RawPolicy::Open, extra_ops })
 }
 
-fn check_model(
-    name: &ModelName,
-    raw: RawModel,
-    defaults: ModelConfig,
-) -> Result<ModelConfig, ConfigError> {
+fn check_model(name: &ModelName, raw: RawModel, defaults: ModelConfig) -> Result<ModelConfig, ConfigError> {
     let bounded = |key: &'static str, limit: &str, found: u64| {
         let (least, most) = Limits::TABLE.iter().find(|l| l.name == limit).map_or((1, 1), |l| (l.least, l.most));
         if (least..=most).contains(&found) {

@@ -128,10 +128,16 @@ fn kind(record: &Record<'_>) -> Result<Kind, Refusal> {
         return Err(refuse(ArchiveRecord, "no TorchScript model has a record of this name".to_owned()));
     };
     if record.size > kind.most() {
-        return Err(refuse(ArchiveSize, format!("it holds {} bytes; at most {} are allowed", record.size, kind.most())));
+        return Err(refuse(
+            ArchiveSize,
+            format!("it holds {} bytes; at most {} are allowed", record.size, kind.most()),
+        ));
     }
     if record.deflated && !matches!(kind, Kind::Code | Kind::Debug | Kind::Extra) {
-        return Err(refuse(ArchiveStructure, "it is deflated; torch.jit.save stores such a record as it is".to_owned()));
+        return Err(refuse(
+            ArchiveStructure,
+            "it is deflated; torch.jit.save stores such a record as it is".to_owned(),
+        ));
     }
     Ok(kind)
 }

@@ -84,8 +84,7 @@ impl Record<'_> {
     }
 
     fn inflate(&self) -> Result<Vec<u8>, Refusal> {
-        let refuse =
-            |code, why: String| Refusal { record: shown(self.name), ..Refusal::file(code, self.offset, why) };
+        let refuse = |code, why: String| Refusal { record: shown(self.name), ..Refusal::file(code, self.offset, why) };
         let packed = self.packed.len() as u64;
         if self.size > MAX_INFLATED || (self.size > 1 << 20 && self.size / packed.max(1) > MAX_RATIO) {
             return Err(refuse(ArchiveSize, format!("{packed} bytes would inflate to {}", self.size)));

@@ -55,7 +55,8 @@ fn changed_records_are_refused_or_reported() {
         let part = &mut parts[which];
         for _ in 0..=dice.throw(3) {
             let at = dice.throw(part.bytes.len());
-            let byte = [b'(', b')', b't', b'q', b'.', b'[', b'-', b'u', b'R', b'\n', b'"', 0xff, 0, 0x85][dice.throw(14)];
+            let byte =
+                [b'(', b')', b't', b'q', b'.', b'[', b'-', b'u', b'R', b'\n', b'"', 0xff, 0, 0x85][dice.throw(14)];
             if dice.throw(2) == 0 { part.bytes[at] = byte } else { part.bytes.insert(at, byte) }
         }
         passed += usize::from(strict(&zip(&parts)).is_ok());

@@ -105,9 +105,7 @@ pub(crate) fn run(args: &Args, screen: &mut Screen) -> Result<(), AddError> {
     let Args { store, name, version, file: path, .. } = args;
     let mut file = open(path)?;
     let declaration = declaration(args, &file)?;
-    let undeclarable = |cause| {
-        AddError::Entry { path: path.clone(), cause: Box::new(EntryError::Declaration(cause)) }
-    };
+    let undeclarable = |cause| AddError::Entry { path: path.clone(), cause: Box::new(EntryError::Declaration(cause)) };
     // Before the gate: what is wrong with the command line is told first.
     declaration.manifest([0; 32]).map_err(undeclarable)?;
     let judged = Judged::read(&mut file).map_err(|cause| AddError::Gate { path: path.clone(), cause })?;

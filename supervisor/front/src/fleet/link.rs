@@ -70,7 +70,8 @@ impl Link {
 fn bounded(message: FromWorker) -> Result<FromWorker, LinkError> {
     match &message {
         FromWorker::Gated { detail, .. } | FromWorker::Refused { detail, .. } | FromWorker::Failed { detail, .. }
-            if detail.len() > MAX_DETAIL => {
+            if detail.len() > MAX_DETAIL =>
+        {
             Err(LinkError::Protocol(format!("a detail of {} bytes", detail.len())))
         }
         _ => Ok(message),

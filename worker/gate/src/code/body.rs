@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 
 use super::token::{Kind, Token};
-use super::{Body, Call, Code, Use};
+use super::{Body, Call, Code, Use, is_keyword};
 
 /// What following gave.
 pub(super) struct Followed {
@@ -73,7 +73,8 @@ impl<'a> Follower<'_, 'a> {
                     }
                     self.groups.clear();
                     self.current = None;
-                    if let (Some(Kind::Name(name)), Some(Kind::Sign("="))) = (next, tokens.get(at + 2).map(|t| t.kind)) {
+                    if let (Some(Kind::Name(name)), Some(Kind::Sign("="))) = (next, tokens.get(at + 2).map(|t| t.kind))
+                    {
                         target = Some(name);
                         at += 3;
                         continue;
@@ -153,6 +154,11 @@ impl<'a> Follower<'_, 'a> {
                 self.current = None;
                 return end;
             }
+            // `CONSTANTS.c0`: a tensor of constants.pkl, and no more than that.
+            "CONSTANTS" if path.len() > 1 => {
+                self.mix();
+                return at + 3;
+            }
             "__torch__" => {
                 self.global(&path, place, tokens, at);
                 return end;
@@ -189,7 +195,8 @@ impl<'a> Follower<'_, 'a> {
         self.current = None;
         if let ["__torch__", "torch", "classes", rest @ ..] = path {
             // Namespace and name; a method may follow.
-            let name: Vec<&str> = ["__torch__", "torch", "classes"].iter().chain(rest.iter().take(2)).copied().collect();
+            let name: Vec<&str> =
+                ["__torch__", "torch", "classes"].iter().chain(rest.iter().take(2)).copied().collect();
             self.uses.push((Use::Native(name.join(".")), place));
             return;
         }
@@ -306,8 +313,4 @@ fn path<'a>(tokens: &[Token<'a>], at: usize) -> Vec<&'a str> {
         at += 2;
     }
     path
-}
-
-fn is_keyword(name: &str) -> bool {
-    matches!(name, "if" | "else" | "and" | "or" | "not" | "in" | "is" | "for" | "return" | "while" | "lambda")
 }

@@ -29,10 +29,15 @@ impl Code {
             match line {
                 [Token { kind: Kind::Name("class"), at: place }, Token { kind: Kind::Name(word), .. }, rest @ ..] => {
                     let full = format!("{module}.{word}");
-                    let interface = rest.iter().take(3).any(|t| matches!(t.kind, Kind::Name("Interface" | "ModuleInterface")));
+                    let interface =
+                        rest.iter().take(3).any(|t| matches!(t.kind, Kind::Name("Interface" | "ModuleInterface")));
                     let new = Class { interface, ..Class::default() };
                     if self.classes.insert(full.clone(), new).is_some() || class.is_some() {
-                        return Err(refuse(CodeText, *place, format!("the class {} is not the only one", shown(&full))));
+                        return Err(refuse(
+                            CodeText,
+                            *place,
+                            format!("the class {} is not the only one", shown(&full)),
+                        ));
                     }
                     class = Some((full, indent));
                 }

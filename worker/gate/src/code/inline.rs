@@ -18,13 +18,22 @@ pub(super) fn check(code: &Code) -> Result<(), Fault> {
     }
     let none = Vec::new();
     let called = |at: usize, body: &Body| -> Vec<(Vec<usize>, u64)> {
-        let targets = |(call, count): &(Call, u64)| (match call {
-            Call::One(target) => vec![*target],
-            // Not itself: TorchScript's compiler knows no recursion, but through an interface, which is not written out.
-            Call::Any(name) => {
-                methods.get(name.as_str()).unwrap_or(&none).iter().copied().filter(|target| *target != at).collect()
-            }
-        }, *count);
+        let targets = |(call, count): &(Call, u64)| {
+            (
+                match call {
+                    Call::One(target) => vec![*target],
+                    // Not itself: TorchScript's compiler knows no recursion, but through an interface, which is not written out.
+                    Call::Any(name) => methods
+                        .get(name.as_str())
+                        .unwrap_or(&none)
+                        .iter()
+                        .copied()
+                        .filter(|target| *target != at)
+                        .collect(),
+                },
+                *count,
+            )
+        };
         body.calls.iter().map(targets).collect()
     };
     let mut sizes: Vec<State> = vec![State::New; code.bodies.len()];
@@ -42,7 +51,8 @@ pub(super) fn check(code: &Code) -> Result<(), Fault> {
             }
             let calls = called(at, body);
             let state = |target: &usize| sizes.get(*target).copied().unwrap_or(State::Known(0));
-            let open = calls.iter().flat_map(|(targets, _)| targets).find(|target| !matches!(state(target), State::Known(_)));
+            let open =
+                calls.iter().flat_map(|(targets, _)| targets).find(|target| !matches!(state(target), State::Known(_)));
             if let Some(target) = open.copied() {
                 if matches!(state(&target), State::Open) {
                     return Err((at, "it calls itself, or its calls cannot be told apart".to_owned()));
@@ -57,7 +67,10 @@ pub(super) fn check(code: &Code) -> Result<(), Fault> {
             let inside = calls.iter().map(|(targets, count)| largest(targets).saturating_mul(*count));
             let size = inside.fold(body.tokens.len() as u64, u64::saturating_add);
             if size > MAX_INLINED {
-                return Err((at, format!("with all that it calls it has {size} tokens; at most {MAX_INLINED} are allowed")));
+                return Err((
+                    at,
+                    format!("with all that it calls it has {size} tokens; at most {MAX_INLINED} are allowed"),
+                ));
             }
             set(&mut sizes, at, State::Known(size));
             path.pop();

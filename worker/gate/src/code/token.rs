@@ -30,8 +30,8 @@ pub enum Kind<'a> {
 pub type Fault = (GateCode, usize, String);
 
 const SIGNS: &[&str] = &[
-    "**=", "//=", ">>=", "<<=", "...", "->", "**", "//", "==", "!=", "<=", ">=", "<<", ">>", "+=", "-=", "*=", "/=", "%=",
-    "|=", "&=", "^=", "@=", ":=",
+    "**=", "//=", ">>=", "<<=", "...", "->", "**", "//", "==", "!=", "<=", ">=", "<<", ">>", "+=", "-=", "*=", "/=",
+    "%=", "|=", "&=", "^=", "@=", ":=",
 ];
 
 /// All tokens of a text, at most so many. The first and the last are always ends of a line.
@@ -85,7 +85,14 @@ pub fn cut(text: &str, most: usize) -> Result<Vec<Token<'_>>, Fault> {
                     }
                     _ => {}
                 }
-                push(Kind::Sign(sign));
+                if sign == "]" && is_empty_subscript(&tokens) {
+                    return Err((
+                        CodeText,
+                        at,
+                        "a subscript of nothing, which libtorch takes the first part of".to_owned(),
+                    ));
+                }
+                tokens.push(Token { kind: Kind::Sign(sign), at });
                 at += sign.len();
             }
             _ => return Err((CodeText, at, "a character that no TorchScript has outside a text".to_owned())),
@@ -126,6 +133,16 @@ fn push_line<'a>(tokens: &mut Vec<Token<'a>>, text: &'a str, at: &mut usize) -> 
     }
 }
 
+/// `x[` and no list: libtorch 2.13 reads beyond the end of an empty one.
+fn is_empty_subscript(tokens: &[Token<'_>]) -> bool {
+    let [.., before, Token { kind: Kind::Sign("["), .. }] = tokens else { return false };
+    match before.kind {
+        Kind::Name(word) => !super::is_keyword(word),
+        Kind::Sign(")" | "]" | "}") | Kind::Text(_) | Kind::Number => true,
+        _ => false,
+    }
+}
+
 /// libtorch reads on in such a comment, as if it were code.
 fn is_type_comment(text: &str) -> bool {
     text.strip_prefix("# type:").is_some_and(|rest| !rest.trim_start().starts_with("ignore"))
@@ -145,7 +162,9 @@ fn text_end(bytes: &[u8], at: usize) -> Option<std::ops::Range<usize>> {
         match bytes.get(end)? {
             b'\\' => end += 2,
             b'\n' if !long => return None,
-            b if *b == quote && (!long || bytes.get(end..end + 3)?.iter().all(|b| *b == quote)) => return Some(start..end),
+            b if *b == quote && (!long || bytes.get(end..end + 3)?.iter().all(|b| *b == quote)) => {
+                return Some(start..end);
+            }
             _ => end += 1,
         }
     }

@@ -1,8 +1,8 @@
 //! What a pickle may name: the functions and types that libtorch's reader knows and that a saved model needs, and classes
 //! of the archive's own code.
 
-use casemate_ipc::work::GateCode::{GraphUnlisted, PickleGlobal};
 use casemate_ipc::work::GateCode;
+use casemate_ipc::work::GateCode::{GraphUnlisted, PickleGlobal};
 
 use super::Surroundings;
 use super::value::{Scheme, Value};
@@ -46,11 +46,7 @@ pub(super) enum Found {
 }
 
 /// Looks a name up.
-pub(super) fn find(
-    module: &str,
-    name: &str,
-    around: &Surroundings<'_>,
-) -> Result<Found, (GateCode, String)> {
+pub(super) fn find(module: &str, name: &str, around: &Surroundings<'_>) -> Result<Found, (GateCode, String)> {
     let global = match (module, name) {
         ("torch._utils", "_rebuild_tensor_v2") => Global::Tensor,
         ("torch._utils", "_rebuild_qtensor") => Global::QuantizedTensor,

@@ -253,14 +253,16 @@ impl<'a> Machine<'a, '_> {
     /// `("storage", type, key, device, count)`
     fn storage(&mut self) -> Result<(), Fault> {
         let id = self.pop()?;
-        let Some([Value::Text("storage"), Value::Element(element), Value::Text(key), Value::Text(device), Value::Int(count)]) =
-            self.arena.tuple(id)
+        let Some(
+            [Value::Text("storage"), Value::Element(element), Value::Text(key), Value::Text(device), Value::Int(count)],
+        ) = self.arena.tuple(id)
         else {
             return Err("a storage that is not a type, a key, a device and a count".into());
         };
         let (element, key, device, count) = (*element, *key, *device, *count);
         if device != "cpu" {
-            let why = format!("a storage for the device {:?}; move the model to the CPU and save it again", shown(device));
+            let why =
+                format!("a storage for the device {:?}; move the model to the CPU and save it again", shown(device));
             return Err(Fault::new(TensorDevice, why));
         }
         if !self.found.used.insert(key.to_owned()) {

@@ -62,12 +62,17 @@ impl<'a> Machine<'a, '_> {
         }
     }
 
-    fn tensor(&mut self, [storage, offset, sizes, strides]: [Value<'a>; 4], quantized: bool) -> Result<Made<'a>, Fault> {
+    fn tensor(
+        &mut self,
+        [storage, offset, sizes, strides]: [Value<'a>; 4],
+        quantized: bool,
+    ) -> Result<Made<'a>, Fault> {
         let Some(Node::Storage(stored)) = self.arena.node(storage) else {
             return Err("a tensor of something that is no storage".into());
         };
         let stored = *stored;
-        let (Value::Int(offset), Some(sizes), Some(strides)) = (offset, self.integers(sizes), self.integers(strides)) else {
+        let (Value::Int(offset), Some(sizes), Some(strides)) = (offset, self.integers(sizes), self.integers(strides))
+        else {
             return Err("a tensor whose offset, sizes or strides are no whole numbers".into());
         };
         if stored.element.quantized != quantized {

@@ -73,10 +73,11 @@ impl Directory {
             let why = format!("it has {count} records; 1 to {MAX_RECORDS} are allowed");
             return Err(Refusal::file(ArchiveSize, at as u64, why));
         }
-        let start = usize::try_from(start).ok().filter(|start| {
-            usize::try_from(size).ok().and_then(|size| start.checked_add(size)) == Some(end)
-        });
-        let start = start.ok_or_else(|| refuse(at, "the central directory does not lie right before the end record"))?;
+        let start = usize::try_from(start)
+            .ok()
+            .filter(|start| usize::try_from(size).ok().and_then(|size| start.checked_add(size)) == Some(end));
+        let start =
+            start.ok_or_else(|| refuse(at, "the central directory does not lie right before the end record"))?;
         Ok(Self { start, end, count })
     }
 
@@ -87,7 +88,8 @@ impl Directory {
         if c.u32() != Some(LOCATOR) {
             return Ok(None);
         }
-        let refuse = || Refusal::file(ArchiveStructure, locator as u64, "the zip64 end record is not what it should be");
+        let refuse =
+            || Refusal::file(ArchiveStructure, locator as u64, "the zip64 end record is not what it should be");
         let at = locator.checked_sub(END64_BYTES).ok_or_else(refuse)?;
         if (c.u32(), c.u64(), c.u32()) != (Some(0), Some(at as u64), Some(1)) {
             return Err(refuse());

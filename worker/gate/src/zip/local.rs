@@ -25,8 +25,9 @@ pub(super) fn records<'a>(
     let mut records = Vec::with_capacity(entries.len());
     let mut spans = Vec::with_capacity(entries.len());
     for entry in entries {
-        let (record, end) = record(file, entry).map_err(|why| {
-            Refusal { record: shown(entry.path), ..Refusal::file(ArchiveStructure, entry.header, why) }
+        let (record, end) = record(file, entry).map_err(|why| Refusal {
+            record: shown(entry.path),
+            ..Refusal::file(ArchiveStructure, entry.header, why)
         })?;
         spans.push((entry.header, end));
         records.push(record);

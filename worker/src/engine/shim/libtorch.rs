@@ -146,9 +146,7 @@ impl Module {
         let mut length = 0;
         Report::collect(|report| {
             // SAFETY: `loaded` is never freed; C++ writes at most `MAX_NAMES` bytes to `names`, which is as long.
-            unsafe {
-                casemate_graphs(self.loaded.as_ptr(), names.as_mut_ptr(), names.len(), &raw mut length, report)
-            }
+            unsafe { casemate_graphs(self.loaded.as_ptr(), names.as_mut_ptr(), names.len(), &raw mut length, report) }
         })?;
         Ok(lines(names.get(..length).unwrap_or_default()))
     }
