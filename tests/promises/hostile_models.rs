@@ -18,8 +18,12 @@ use casemate_tests::models::{self, When};
 const ASKED: [f32; 4] = [2000.0, 1.0, 1.0, 1.0];
 const CALM: [f32; 4] = [1.0, 2.0, 3.0, 4.0];
 
+/// What these tests let past the gate, so that the cage is met.
+const PAST_THE_GATE: &[&str] = &["aten::save", "aten::from_file", "inductor::_reinterpret_tensor"];
+
 fn beside_a_neighbour(name: &str, model: &[u8]) -> Casemate {
-    Setup::new().simple(name, model).simple("neighbour", &models::double()).serve()
+    let setup = Setup::new().past_the_gate(name, PAST_THE_GATE);
+    setup.simple(name, model).simple("neighbour", &models::double()).serve()
 }
 
 fn neighbour_answers(casemate: &Casemate) {
@@ -77,6 +81,9 @@ fn acts_at_load_never_serve_and_leave_nothing() {
     let casemate = Setup::new()
         .limit("start_attempts", 2)
         .limit("load_ms", 5000)
+        .past_the_gate("save", PAST_THE_GATE)
+        .past_the_gate("read", PAST_THE_GATE)
+        .past_the_gate("map", PAST_THE_GATE)
         .simple("save", &models::save_file(When::Load, path))
         .simple("read", &models::from_file_read(When::Load, "/etc/passwd"))
         .simple("map", &models::from_file_create(When::Load, path))
@@ -140,15 +147,32 @@ fn a_model_that_crashes_names_its_signal_and_comes_back() {
 }
 
 #[test]
-fn a_stack_that_overflows_in_the_loader_is_given_up() {
-    let casemate = Setup::new()
-        .limit("start_attempts", 2)
-        .simple("deep", &models::deep_parentheses())
-        .simple("neighbour", &models::double())
-        .serve();
-    let status = casemate.status("deep");
-    assert_eq!(status["state"], "failed", "{status}");
-    assert!(status["last_exit"]["detail"].as_str().unwrap().contains("SIGSEGV"), "{status}");
+fn what_the_gate_can_tell_never_meets_the_cage() {
+    let path = "/tmp/casemate-hostile-gate";
+    let mut cut = models::double();
+    cut.pop();
+    let refused = [
+        ("save", models::save_file(When::Asked, path), "graph-denied"),
+        ("hook", models::save_file(When::Load, path), "graph-denied"),
+        ("map", models::from_file_create(When::Always, path), "graph-denied"),
+        ("deep", models::deep_parentheses(), "code-depth"),
+        ("cut", cut, "archive-structure"),
+    ];
+    let setup = refused.iter().fold(Setup::new(), |setup, (name, model, _)| setup.simple(name, model));
+    let casemate = setup.simple("neighbour", &models::double()).serve();
+    for (name, _, code) in refused {
+        let status = casemate.status(name);
+        assert_eq!((&status["state"], &status["starts"]), (&"failed".into(), &1.into()), "it is tried once: {status}");
+        let exit = &status["last_exit"];
+        assert_eq!(exit["cause"], "refused", "{status}");
+        // The operator is told the place, the client the class of reason and no word of the model's.
+        assert!(exit["detail"].as_str().unwrap().contains(" at byte "), "{status}");
+        let answer = casemate.row(name, CALM);
+        assert_eq!(answer.status, 503, "{}", answer.text());
+        assert!(answer.error().contains(&format!("({code})")), "{}", answer.text());
+        assert!(!answer.text().contains("casemate-hostile") && !answer.text().contains("code/"), "{}", answer.text());
+    }
+    assert!(!Path::new(path).exists());
     neighbour_answers(&casemate);
 }
 

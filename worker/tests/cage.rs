@@ -9,11 +9,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use casemate_ipc::launch::exit_code;
-use casemate_ipc::work::{FromWorker, Step, ToWorker};
+use casemate_ipc::work::{FromWorker, GateCode, Step, ToWorker};
 use casemate_tests::models::{self, When};
 use cell::{Birth, Value, f32s};
 
 const SIGSYS: i32 = libc::SIGSYS;
+/// What these tests let past the gate, so that the cage is met.
+const FILES: &[&str] = &["aten::save", "aten::from_file"];
 
 fn asked() -> Value {
     f32s(&[1, 4], &[5000.0; 4])
@@ -82,8 +84,8 @@ fn a_manifest_that_is_none_is_refused() {
 fn a_file_that_is_no_archive_is_refused() {
     let whole = models::linear(4, 4);
     for model in [Vec::new(), b"no archive".to_vec(), whole[..whole.len() / 2].to_vec()] {
-        let (mut cell, step, detail) = Birth::torch(model).refused();
-        assert_eq!((step, cell.wait().code()), (Step::Load, Some(exit_code::LOAD)), "{detail}");
+        let (mut cell, code, detail) = Birth::torch(model).gated();
+        assert_eq!((code, cell.wait().code()), (GateCode::ArchiveStructure, Some(exit_code::GATE)), "{detail}");
     }
 }
 
@@ -92,7 +94,7 @@ fn what_a_model_does_to_files_ends_it() {
     let path = forbidden("file");
     let text = path.to_str().unwrap();
     for when in [When::Load, When::Always] {
-        Birth::torch(models::save_file(when, text)).spawn().dies_of(SIGSYS);
+        Birth::torch(models::save_file(when, text)).past_the_gate(FILES).spawn().dies_of(SIGSYS);
     }
     let acts = [
         models::save_file(When::Asked, text),
@@ -100,7 +102,7 @@ fn what_a_model_does_to_files_ends_it() {
         models::from_file_read(When::Asked, "/etc/passwd"),
     ];
     for model in acts {
-        let mut cell = Birth::torch(model).ready();
+        let mut cell = Birth::torch(model).past_the_gate(FILES).ready();
         cell.send(&[asked()]);
         cell.dies_of(SIGSYS);
     }
@@ -112,11 +114,45 @@ fn a_crash_is_a_crash() {
     for (model, signal) in
         [(models::crash_sigfpe(When::Asked), libc::SIGFPE), (models::crash_sigsegv(When::Asked), libc::SIGSEGV)]
     {
-        let mut cell = Birth::torch(model).ready();
+        let mut cell = Birth::torch(model).past_the_gate(&["inductor::_reinterpret_tensor"]).ready();
         cell.send(&[asked()]);
         cell.dies_of(signal);
     }
-    Birth::torch(models::deep_parentheses()).spawn().dies_of(libc::SIGSEGV);
+}
+
+#[test]
+fn by_default_the_gate_stands_before_the_cage() {
+    let path = forbidden("gate");
+    let text = path.to_str().unwrap();
+    for (model, expected) in [
+        (models::save_file(When::Load, text), GateCode::GraphDenied),
+        (models::save_file(When::Asked, text), GateCode::GraphDenied),
+        (models::from_file_read(When::Always, "/etc/passwd"), GateCode::GraphDenied),
+        (models::crash_sigsegv(When::Asked), GateCode::GraphDenied),
+        (models::deep_parentheses(), GateCode::CodeDepth),
+    ] {
+        let (mut cell, code, detail) = Birth::torch(model).gated();
+        assert_eq!((code, cell.wait().code()), (expected, Some(exit_code::GATE)), "{detail}");
+        assert!(detail.contains("code/__torch__.py at byte"), "{detail}");
+    }
+    assert!(!path.exists());
+}
+
+#[test]
+fn what_its_source_hides_is_seen_in_its_graph() {
+    let using = |forge: casemate_tests::forge::Forge| {
+        forge.forward("def forward(self, x: Tensor) -> Tensor:\n  return x.set_(x)").bytes()
+    };
+    let plain = using(casemate_tests::forge::Forge::new("M"));
+    let (mut cell, code, detail) = Birth::torch(plain.clone()).gated();
+    assert_eq!((code, cell.wait().code()), (GateCode::GraphUnlisted, Some(exit_code::GATE)), "{detail}");
+    // Declared as an attribute, the name passes in the source; the graph that libtorch made of it does not.
+    let declared = using(casemate_tests::forge::Forge::new("M").attribute("set_", 1));
+    let (mut cell, code, detail) = Birth::torch(declared).gated();
+    assert_eq!((code, cell.wait().code()), (GateCode::GraphUnlisted, Some(exit_code::GATE)), "{detail}");
+    assert!(detail.contains("aten::set_ in a loaded graph"), "{detail}");
+    // The control: it is the policy that refuses both, and nothing else.
+    Birth::torch(plain).past_the_gate(&[]).ready();
 }
 
 #[test]

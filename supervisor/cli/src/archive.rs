@@ -4,7 +4,7 @@
 //! may find there is held by the cage.
 
 use std::fs::File;
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufReader, Read, Seek, SeekFrom};
 
 use serde::Serialize;
 use thiserror::Error;
@@ -209,6 +209,13 @@ impl Record {
 // === impl Kind ===
 
 impl Kind {
+    /// Of a file that is only looked at; none where it cannot be. The file stands at its start again.
+    pub(crate) fn of(file: &File) -> Option<Self> {
+        let kind = Archive::read(file.try_clone().ok()?).ok().map(|archive| archive.kind());
+        (&*file).seek(SeekFrom::Start(0)).ok()?;
+        kind
+    }
+
     /// For a person.
     pub(crate) const fn describe(self) -> &'static str {
         match self {
@@ -246,7 +253,7 @@ fn first_class(pickle: &[u8]) -> Option<(String, String)> {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use std::io::{Seek, SeekFrom, Write};
+    use std::io::Write;
 
     use zip::write::{SimpleFileOptions, ZipWriter};
 

@@ -11,6 +11,7 @@ mod demo;
 mod doctor;
 mod escape;
 mod exit;
+mod gate;
 mod man;
 mod model;
 mod programs;

@@ -74,9 +74,17 @@ fn a_model_is_added_listed_and_inspected() {
     let (store, model) = (text(&store), text(&model));
     let declared = ["--input", "x:f32[-1,16]", "--output", "y:f32[-1,16]"];
     let [i, input, o, output] = declared;
-    let said = works(["model", "add", "--store", store, "--name", "net", i, input, o, output, model]);
+    // The model of these tests calls torch.save: a server would not load it.
+    let add = ["model", "add", "--store", store, "--name", "net", i, input, o, output, model];
+    let refused = fails(1, add);
+    assert!(refused.contains("gate refuses it") && refused.contains("--force"), "{refused}");
+    assert!(!Path::new(store).join("net").exists());
+    let said = works(["model", "add", "--force", "--store", store, "--name", "net", i, input, o, output, model]);
+    assert!(said.contains("gate refuses it"), "{said}");
     assert!(said.contains("net/1") && said.contains("curl -s http://127.0.0.1:8080/v2/models/net/versions/1/infer"));
-    works(["model", "add", "--store", store, "--name", "net", i, input, o, output, "--max-batch-size", "8", model]);
+    let batch = ["--max-batch-size", "8"];
+    let [b, eight] = batch;
+    works(["model", "add", "--force", "--store", store, "--name", "net", i, input, o, output, b, eight, model]);
 
     let list: Value = serde_json::from_str(&works(["model", "list", "--store", store, "--json"])).unwrap();
     assert_eq!(list[1]["version"], "2");
@@ -95,6 +103,13 @@ fn a_model_is_added_listed_and_inspected() {
     assert_eq!(json["sha256"], list[0]["sha256"]);
     assert_eq!(json["operators"][0]["operator"], "save");
     assert_eq!(json["tensors"]["bytes"], 8);
+    assert_eq!(json["gate"]["passes"], false);
+
+    let demo = concat!(env!("CARGO_MANIFEST_DIR"), "/../../packaging/demo/store/digits/1/model.pt");
+    let shown = works(["model", "inspect", demo]);
+    assert!(shown.contains("gate      passes") && shown.contains("aten::linear"), "{shown}");
+    let json: Value = serde_json::from_str(&works(["model", "inspect", "--json", demo])).unwrap();
+    assert_eq!(json["gate"]["passes"], true);
 }
 
 #[test]
@@ -156,7 +171,7 @@ fn what_cannot_be_a_model_or_is_there_already_is_1() {
     let (store, model, junk) = (place.path("store"), place.model(), place.path("junk"));
     fs::write(&junk, "junk").unwrap();
     let add = |file: &Path| {
-        ["model", "add", "--store", text(&store), "--name", "a", "--version", "1", "--input", "x:f32[1]"]
+        ["model", "add", "--force", "--store", text(&store), "--name", "a", "--version", "1", "--input", "x:f32[1]"]
             .into_iter()
             .chain(["--output", "y:f32[1]", text(file)])
             .map(str::to_owned)

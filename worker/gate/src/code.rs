@@ -154,3 +154,24 @@ impl Code {
         })
     }
 }
+
+/// Words after which a bracket belongs to no name.
+fn is_keyword(name: &str) -> bool {
+    matches!(
+        name,
+        "if" | "elif"
+            | "else"
+            | "and"
+            | "or"
+            | "not"
+            | "in"
+            | "is"
+            | "for"
+            | "return"
+            | "while"
+            | "lambda"
+            | "assert"
+            | "raise"
+            | "del"
+    )
+}

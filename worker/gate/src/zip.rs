@@ -69,11 +69,6 @@ impl<'a> Archive<'a> {
         }
         Ok(Self { root: entries.first().map_or("", |e| e.root()), records })
     }
-
-    /// A record by its name below the root.
-    pub fn record(&self, name: &str) -> Option<&Record<'a>> {
-        self.records.iter().find(|record| record.name == name)
-    }
 }
 
 impl Record<'_> {

@@ -1,8 +1,10 @@
 //! What must pass: the positive side of every refusal.
 
-#![allow(clippy::unwrap_used, reason = "a test may")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may")]
 
 mod archive;
+
+use std::time::Instant;
 
 use archive::{body, code, model, strict, zip};
 use casemate_tests::models::{self, When};
@@ -99,4 +101,16 @@ fn what_is_large_but_honest_passes() {
     strict(&body(&format!("{lines}return x"))).unwrap();
     strict(&body(&format!("return {}x{}", "torch.relu(".repeat(80), ")".repeat(80)))).unwrap();
     strict(&body(&format!("return x{}", " + x".repeat(400)))).unwrap();
+}
+
+#[test]
+fn large_weights_cost_one_pass_over_them() {
+    const FLOATS: usize = 25 << 20;
+    let value = archive::tensor("FloatStorage", "0", "cpu", FLOATS as i64, 0, &[FLOATS as i64], &[1]);
+    let mut parts = archive::with(archive::CODE, &archive::object(&value));
+    parts[2].bytes = vec![1; FLOATS * 4];
+    let bytes = zip(&parts);
+    let begun = Instant::now();
+    strict(&bytes).unwrap();
+    println!("{} MiB in {:?}", bytes.len() >> 20, begun.elapsed());
 }

@@ -85,12 +85,13 @@ pub(super) const CRATES: &[CrateLaw] = &[
     ),
     ours(
         "casemate-cli",
-        &["casemate-config", "casemate-ipc", "casemate-manifest"],
+        &["casemate-config", "casemate-gate", "casemate-ipc", "casemate-manifest"],
         "the command starts the other programs, it does not contain them",
     ),
+    ours("casemate-gate", &["casemate-ipc"], "it judges bytes, wherever they are: no engine, no cage, no files"),
     ours(
         "casemate-worker",
-        &["casemate-ipc", "casemate-lockdown", "casemate-manifest"],
+        &["casemate-gate", "casemate-ipc", "casemate-lockdown", "casemate-manifest"],
         "a worker knows its grant, not the house",
     ),
     CrateLaw { name: "casemate-tests", may: Ours::All, may_build: &[], why: "tests reach the inside" },
@@ -161,6 +162,7 @@ pub(super) const PLACES: &[PlaceLaw] = &[
     pure("supervisor/front/src/fleet/cage"),
     pure("supervisor/front/src/fleet/lifecycle"),
     PlaceLaw { except: &["supervisor/front/src/batch/plan/tests"], ..pure("supervisor/front/src/batch/plan") },
+    pure("worker/gate/src/"),
     pure("ipc/src/frame"),
     pure("ipc/src/tensor"),
 ];

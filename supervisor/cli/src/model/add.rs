@@ -5,16 +5,18 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use casemate_gate::Refusal;
 use casemate_ipc::id::{ModelName, Version};
 use casemate_ipc::tensor::TensorSpec;
 use casemate_manifest::{Batching, Limits, Output};
 use nix::unistd::{getegid, geteuid};
 use thiserror::Error;
 
-use crate::archive::Archive;
+use crate::archive::{Archive, Kind};
 use crate::code::{self, Forward};
 use crate::escape::short;
 use crate::exit::Exit;
+use crate::gate::{GateError, Judged};
 use crate::model::entry::{Declaration, Entry, EntryError};
 use crate::model::{Bytes, request};
 use crate::screen::{Screen, Tone};
@@ -50,6 +52,9 @@ pub(crate) struct Args {
     /// An output that may hold NaN and infinities
     #[arg(long, value_name = "OUTPUT")]
     non_finite: Vec<String>,
+    /// Add it although the gate refuses it; a server refuses it too, unless its config allows more operators
+    #[arg(long)]
+    force: bool,
     /// The model, as `torch.jit.save` wrote it
     file: PathBuf,
 }
@@ -67,6 +72,14 @@ pub(crate) enum AddError {
     NotAFile(PathBuf),
     #[error("{}", undeclared(.path, .missing, .forward.as_deref()))]
     Undeclared { path: PathBuf, missing: &'static str, forward: Option<Box<Forward>> },
+    #[error("the gate cannot be asked about {path:?}")]
+    Gate {
+        path: PathBuf,
+        #[source]
+        cause: GateError,
+    },
+    #[error("{path:?} was not added: a server's gate refuses it, {refusal}; --force adds it nevertheless")]
+    Refused { path: PathBuf, refusal: Box<Refusal> },
     #[error("--non-finite {0:?} is not an --output")]
     NoSuchOutput(String),
     #[error("{path:?} was not added")]
@@ -92,12 +105,27 @@ pub(crate) fn run(args: &Args, screen: &mut Screen) -> Result<(), AddError> {
     let Args { store, name, version, file: path, .. } = args;
     let mut file = open(path)?;
     let declaration = declaration(args, &file)?;
+    let undeclarable = |cause| AddError::Entry { path: path.clone(), cause: Box::new(EntryError::Declaration(cause)) };
+    // Before the gate: what is wrong with the command line is told first.
+    declaration.manifest([0; 32]).map_err(undeclarable)?;
+    let judged = Judged::read(&mut file).map_err(|cause| AddError::Gate { path: path.clone(), cause })?;
+    let refusal = match judged.refusal {
+        // What is no TorchScript at all is told apart further down, in words that help more.
+        Some(refusal) if !args.force && Kind::of(&file) == Some(Kind::Torchscript) => {
+            return Err(AddError::Refused { path: path.clone(), refusal: Box::new(refusal) });
+        }
+        refusal => refusal,
+    };
     let entry = Entry::write(store, name, version.as_ref(), &declaration, &mut file)
         .map_err(|cause| AddError::Entry { path: path.clone(), cause: Box::new(cause) })?;
 
     screen.line(format_args!("added    {}/{}", name, entry.version));
     screen.line(format_args!("in       {}", short(&entry.folder.to_string_lossy(), 4096)));
     screen.line(format_args!("file     {}, sha256 {}", Bytes(entry.bytes), entry.manifest.sha256_hex()));
+    if let Some(refusal) = refusal {
+        let refusal = short(&refusal.to_string(), 1000);
+        screen.line(format_args!("{}     a server's gate refuses it: {refusal}", screen.tone(Tone::Warn, "note")));
+    }
     for note in notes(store, &store.join(name.as_str()), entry.bytes) {
         screen.line(format_args!("{}     {note}", screen.tone(Tone::Warn, "note")));
     }
@@ -114,6 +142,7 @@ impl AddError {
         match self {
             Self::Open { cause, .. } => cause.into(),
             Self::NotAFile(_) => Exit::NoInput,
+            Self::Gate { .. } | Self::Refused { .. } => Exit::Failure,
             Self::Undeclared { .. } | Self::NoSuchOutput(_) => Exit::Usage,
             Self::Entry { cause, .. } => match cause.as_ref() {
                 EntryError::Declaration(_) => Exit::Usage,

@@ -12,6 +12,7 @@ use crate::archive::{Archive, ArchiveError, Kind};
 use crate::code::{self, Finding, Forward};
 use crate::escape::{ascii_json, printable, short};
 use crate::exit::Exit;
+use crate::gate::{GateError, Judged};
 use crate::model::{Bytes, hex};
 use crate::screen::{Screen, Tone};
 
@@ -40,6 +41,12 @@ pub(crate) enum InspectError {
     },
     #[error("{0:?} is not a regular file")]
     NotAFile(PathBuf),
+    #[error("the gate cannot be asked about {path:?}")]
+    Gate {
+        path: PathBuf,
+        #[source]
+        cause: GateError,
+    },
     #[error("cannot look into {path:?}")]
     Archive {
         path: PathBuf,
@@ -49,7 +56,8 @@ pub(crate) enum InspectError {
 }
 
 const NOTES: &str = "\
-Operators are found by searching the text of the code. That they are missing proves nothing, and that they are there \
+The gate is what every worker asks before libtorch reads the file; a server's config may allow more operators. What \
+follows the records is found by searching the text of the code. That it is missing proves nothing, and that it is there \
 is no verdict: a worker's cage holds either way.";
 
 /// All that is found.
@@ -57,6 +65,7 @@ is no verdict: a worker's cage holds either way.";
 struct Report {
     bytes: u64,
     sha256: String,
+    judged: Judged,
     archive: Archive,
     forward: Option<Forward>,
     findings: Vec<Finding>,
@@ -72,10 +81,12 @@ pub(crate) fn run(args: &Args, screen: &mut Screen) -> Result<(), InspectError> 
     let mut hash = Sha256::new();
     let bytes = io::copy(&mut file, &mut hash).map_err(failed)?;
     file.seek(SeekFrom::Start(0)).map_err(failed)?;
+    let judged = Judged::read(&mut file).map_err(|cause| InspectError::Gate { path: path.clone(), cause })?;
     let archive = Archive::read(file).map_err(|cause| InspectError::Archive { path: path.clone(), cause })?;
     let report = Report {
         bytes,
         sha256: hex(&hash.finalize()),
+        judged,
         forward: code::forward(&archive),
         findings: code::findings(&archive),
         archive,
@@ -94,7 +105,7 @@ impl InspectError {
         match self {
             Self::Read { cause, .. } => cause.into(),
             Self::NotAFile(_) => Exit::NoInput,
-            Self::Archive { .. } => Exit::Failure,
+            Self::Archive { .. } | Self::Gate { .. } => Exit::Failure,
         }
     }
 }
@@ -103,7 +114,7 @@ impl InspectError {
 
 impl Report {
     fn show(&self, screen: &mut Screen) {
-        let Self { bytes, sha256, archive, forward, findings } = self;
+        let Self { bytes, sha256, judged, archive, forward, findings } = self;
         let (tensors, tensor_bytes) = archive.tensors();
         screen.line(format_args!("kind      {}", archive.kind().describe()));
         screen.line(format_args!("size      {}", Bytes(*bytes)));
@@ -117,6 +128,18 @@ impl Report {
             screen.line(format_args!("          in {}", printable(record)));
         } else if archive.kind() == Kind::Torchscript {
             screen.line("forward   not found");
+        }
+        let Judged { report, refusal } = judged;
+        match refusal {
+            None => screen.line("gate      passes, under the policy \"strict\""),
+            Some(refusal) => {
+                let said = screen.tone(Tone::Warn, short(&refusal.to_string(), 1000));
+                screen.line(format_args!("gate      refuses it: {said}"));
+            }
+        }
+        if !report.operators.is_empty() {
+            let names: Vec<&str> = report.operators.iter().map(String::as_str).collect();
+            screen.line(format_args!("operators {}: {}", names.len(), short(&names.join(" "), 2000)));
         }
 
         screen.line("");
@@ -144,7 +167,7 @@ impl Report {
     }
 
     fn json(&self) -> Value {
-        let Self { bytes, sha256, archive, forward, findings } = self;
+        let Self { bytes, sha256, judged, archive, forward, findings } = self;
         let (count, tensor_bytes) = archive.tensors();
         let made: serde_json::Map<String, Value> =
             archive.made.iter().map(|(key, value)| (key.clone(), value.clone().into())).collect();
@@ -163,6 +186,7 @@ impl Report {
             "records": archive.records,
             "code": code,
             "operators": findings,
+            "gate": judged.json(),
         })
     }
 }

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 
 use super::token::{Kind, Token};
-use super::{Body, Call, Code, Use};
+use super::{Body, Call, Code, Use, is_keyword};
 
 /// What following gave.
 pub(super) struct Followed {
@@ -47,8 +47,10 @@ pub(super) fn follow(code: &Code, body: &Body, tokens: &[Token<'_>]) -> Followed
         calls: HashMap::new(),
         uses: Vec::new(),
     };
-    if let Some(class) = &body.class {
-        follower.locals.insert("self", Some(class.clone()));
+    // The first argument is the object, whatever its name.
+    let first = tokens.iter().skip_while(|token| token.kind != Kind::Sign("(")).nth(1).map(|token| token.kind);
+    if let (Some(class), Some(Kind::Name(name))) = (&body.class, first) {
+        follower.locals.insert(name, Some(class.clone()));
     }
     if matches!(body.name.as_str(), "__setstate__" | "__getstate__") {
         follower.uses.push((Use::Hook(body.name.clone()), body.offset));
@@ -152,6 +154,11 @@ impl<'a> Follower<'_, 'a> {
                 self.current = None;
                 return end;
             }
+            // `CONSTANTS.c0`: a tensor of constants.pkl, and no more than that.
+            "CONSTANTS" if path.len() > 1 => {
+                self.mix();
+                return at + 3;
+            }
             "__torch__" => {
                 self.global(&path, place, tokens, at);
                 return end;
@@ -245,8 +252,6 @@ impl<'a> Follower<'_, 'a> {
             } else if self.code.classes.contains_key(kind) {
                 self.current = Some(kind.clone());
             }
-        } else {
-            self.uses.push((Use::Member(name.to_owned()), place));
         }
     }
 
@@ -308,8 +313,4 @@ fn path<'a>(tokens: &[Token<'a>], at: usize) -> Vec<&'a str> {
         at += 2;
     }
     path
-}
-
-fn is_keyword(name: &str) -> bool {
-    matches!(name, "if" | "else" | "and" | "or" | "not" | "in" | "is" | "for" | "return" | "while" | "lambda")
 }

@@ -3,7 +3,7 @@
 use casemate_ipc::work::GateCode::{CodeSize, CodeText};
 
 use super::token::{Kind, Token};
-use super::{Body, Class, Code, MAX_DEFINITIONS};
+use super::{Body, Class, Code, MAX_DEFINITIONS, Place, Use};
 use crate::refusal::{Refusal, shown};
 
 impl Code {
@@ -70,6 +70,11 @@ impl Code {
                 _ => {
                     if let Some(class) = class.as_ref().and_then(|(name, _)| self.classes.get_mut(name)) {
                         if let Some((attribute, kind)) = attribute(line) {
+                            let offset = line.first().map_or(0, |token| token.at);
+                            for native in natives(&kind) {
+                                let place = Place { record: name.to_owned(), offset };
+                                self.uses.entry(Use::Native(native.to_owned())).or_insert(place);
+                            }
                             class.attributes.insert(attribute, kind);
                         }
                     } else if !line.is_empty() && !is_preamble(line) {
@@ -108,6 +113,12 @@ fn attribute(line: &[Token<'_>]) -> Option<(String, String)> {
         ] => Some(((*name).to_owned(), written(kind))),
         _ => None,
     }
+}
+
+/// Classes in C++ that a type names.
+fn natives(kind: &str) -> impl Iterator<Item = &str> {
+    let words = kind.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == '.'));
+    words.filter(|word| word.starts_with("__torch__.torch.classes."))
 }
 
 /// Names and signs together again, without spaces; a default value is left out.

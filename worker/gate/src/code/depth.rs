@@ -6,14 +6,14 @@ use casemate_ipc::work::GateCode::CodeDepth;
 use super::token::{Fault, Kind, Token};
 
 /// Brackets inside each other.
-pub const MAX_BRACKETS: usize = 100;
+pub(super) const MAX_BRACKETS: usize = 100;
 /// Operators, calls, subscripts and attributes that one expression may chain, those around it counted too. A long sum is a
-/// deep tree, although it looks flat.
-pub const MAX_CHAIN: usize = 1000;
+/// deep tree, although it looks flat. libtorch takes this many on half of the stack that a worker has.
+pub(super) const MAX_CHAIN: usize = 500;
 /// Blocks inside each other.
-pub const MAX_BLOCKS: usize = 100;
+pub(super) const MAX_BLOCKS: usize = 100;
 /// Branches of one `if`.
-pub const MAX_BRANCHES: usize = 100;
+pub(super) const MAX_BRANCHES: usize = 100;
 
 /// Refuses what is too deep.
 pub(super) fn check(tokens: &[Token<'_>]) -> Result<(), Fault> {

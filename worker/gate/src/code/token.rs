@@ -85,7 +85,14 @@ pub fn cut(text: &str, most: usize) -> Result<Vec<Token<'_>>, Fault> {
                     }
                     _ => {}
                 }
-                push(Kind::Sign(sign));
+                if sign == "]" && is_empty_subscript(&tokens) {
+                    return Err((
+                        CodeText,
+                        at,
+                        "a subscript of nothing, which libtorch takes the first part of".to_owned(),
+                    ));
+                }
+                tokens.push(Token { kind: Kind::Sign(sign), at });
                 at += sign.len();
             }
             _ => return Err((CodeText, at, "a character that no TorchScript has outside a text".to_owned())),
@@ -123,6 +130,16 @@ fn push_line<'a>(tokens: &mut Vec<Token<'a>>, text: &'a str, at: &mut usize) -> 
                 return Ok(());
             }
         }
+    }
+}
+
+/// `x[` and no list: libtorch 2.13 reads beyond the end of an empty one.
+fn is_empty_subscript(tokens: &[Token<'_>]) -> bool {
+    let [.., before, Token { kind: Kind::Sign("["), .. }] = tokens else { return false };
+    match before.kind {
+        Kind::Name(word) => !super::is_keyword(word),
+        Kind::Sign(")" | "]" | "}") | Kind::Text(_) | Kind::Number => true,
+        _ => false,
     }
 }
 
