@@ -72,6 +72,7 @@ const CALLS: &[(&str, &str)] = &[
     ("seccomp", "op:32 flags:32 args:64"),
     ("sendmsg", "fd:32 message:64 flags:32"),
     ("sendto", "fd:32 buf:64 length:64 flags:32 addr:64 addr_length:32"),
+    ("setns", "fd:32 type:32"),
     ("setsockopt", "fd:32 level:32 name:32 value:64 length:32"),
     ("shutdown", "fd:32 how:32"),
     ("socket", "family:32 type:32 protocol:32"),

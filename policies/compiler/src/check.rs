@@ -58,6 +58,14 @@ pub enum BrokenLaw {
         /// The call.
         call: String,
     },
+    /// A namespace that could be joined and is not a user namespace, where nothing but the right to look is gained.
+    #[error("{stage}: `{call}` must ask for CLONE_NEWUSER")]
+    OtherNamespace {
+        /// The policy.
+        stage: String,
+        /// The call.
+        call: String,
+    },
     /// A worker that may make code, and could do it in a way that nobody listed.
     #[error("{stage}: `{call}` may make code only as `mprotect` with one exact protection")]
     LooseCode {
@@ -216,6 +224,8 @@ fn of_any(policy: &Policy) -> Vec<BrokenLaw> {
     }
     let pairs = without(policy, &["socketpair"], "family", &Test::Equals(libc::AF_UNIX as u64));
     broken.extend(pairs.map(|rule| BrokenLaw::OtherFamily { stage: stage(), call: rule.call.clone() }));
+    let joins = without(policy, &["setns"], "type", &Test::Equals(libc::CLONE_NEWUSER as u64));
+    broken.extend(joins.map(|rule| BrokenLaw::OtherNamespace { stage: stage(), call: rule.call.clone() }));
     for call in policy.rules.iter().map(|rule| &rule.call).collect::<BTreeSet<_>>() {
         let rules: Vec<&Rule> = policy.rules.iter().filter(|rule| &rule.call == call).collect();
         let free = rules.iter().filter(|rule| rule.clauses.is_empty()).count();

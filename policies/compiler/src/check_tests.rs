@@ -189,7 +189,16 @@ fn the_front_opens_starts_and_reaches_nothing() {
 
 #[test]
 fn the_launcher_reaches_no_network() {
-    for call in ["socket", "bind", "connect", "listen", "io_uring_setup", "setns", "process_vm_writev", "init_module"] {
+    for call in [
+        "socket",
+        "bind",
+        "connect",
+        "listen",
+        "io_uring_setup",
+        "open_by_handle_at",
+        "process_vm_writev",
+        "init_module",
+    ] {
         assert_eq!(laws_of("launcher", &rule(call, "")), [format!("launcher: `{call}` is never for the launcher")]);
     }
     let family = |test: &str| laws_of("launcher", &rule("socketpair", test));
@@ -197,6 +206,11 @@ fn the_launcher_reaches_no_network() {
         assert_eq!(family(other), ["launcher: `socketpair` must ask for AF_UNIX"], "{other}");
     }
     assert_eq!(family("{ arg = \"family\", equals = \"AF_UNIX\" }"), Vec::<String>::new(), "the control");
+    let joins = |test: &str| laws_of("launcher", &rule("setns", test));
+    for other in ["", "{ arg = \"type\", equals = 0 }", "{ arg = \"type\", has = \"CLONE_NEWUSER\" }"] {
+        assert_eq!(joins(other), ["launcher: `setns` must ask for CLONE_NEWUSER"], "{other}");
+    }
+    assert_eq!(joins("{ arg = \"type\", equals = \"CLONE_NEWUSER\" }"), Vec::<String>::new(), "the control");
 }
 
 #[test]
