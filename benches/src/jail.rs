@@ -62,8 +62,11 @@ pub(crate) fn run() -> Result<Vec<Figure>, Box<dyn Error>> {
     Ok(figures)
 }
 
+/// How the starts were asked for, and how long each took.
+type List = (String, Vec<Duration>);
+
 /// The two lists that the scripted front reports.
-fn measure(user: Option<u32>, mounts: u32) -> Result<Vec<(String, Vec<Duration>)>, Box<dyn Error>> {
+fn measure(user: Option<u32>, mounts: u32) -> Result<Vec<List>, Box<dyn Error>> {
     let folder = tempfile::Builder::new().prefix("casemate-bench-").tempdir()?;
     lay_out(folder.path(), user)?;
     let mut command = Command::new(std::env::current_exe()?);
