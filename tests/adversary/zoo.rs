@@ -59,14 +59,17 @@ fn the_zoo_that_acts_at_load_never_serves_and_the_neighbour_does_not_notice() {
     visit.leave("load");
 }
 
-/// The default policy: what the gate refuses never reaches libtorch. The column is filled in with the gate.
+/// Whether a worker of this build has the archive gate.
+const GATED: bool = false;
+
+/// The default policy: what the gate refuses never reaches libtorch.
 #[test]
 fn what_the_gate_refuses_never_reaches_libtorch() {
     let _turn = turn();
     let place = Place::new();
-    let refused: Vec<Entry> = chosen(|entry| matches!(entry.gate, Gate::Refuses(_)));
-    if refused.is_empty() {
-        println!("no entry names a refusal of the gate yet");
+    let refused: Vec<Entry> = chosen(|entry| entry.gate != Gate::Passes);
+    if !GATED {
+        println!("SKIPPED: {} refusals, for this build has no gate", refused.len());
         return;
     }
     let mut setup = Setup::new().limit("start_attempts", 1).simple("neighbour", &models::double());
@@ -75,7 +78,7 @@ fn what_the_gate_refuses_never_reaches_libtorch() {
     }
     let casemate = setup.serve();
     for entry in &refused {
-        let Gate::Refuses(code) = entry.gate else { continue };
+        let (Gate::Refuses(code) | Gate::Always(code)) = entry.gate else { continue };
         let status = casemate.status(entry.name);
         assert_eq!(status["state"], "failed", "{}: {status}", entry.name);
         assert_eq!(status["last_exit"]["cause"], "refused", "{}: {status}", entry.name);
@@ -239,9 +242,13 @@ impl Visit {
 
     /// Holds an outcome against what the zoo says. The word for the table.
     fn judge(&mut self, entry: &Entry, outcome: &Outcome) -> &'static str {
-        let met = met(&entry.cage, outcome);
+        let cage = match entry.gate {
+            Gate::Always(code) if GATED => Cage::Never("refused", code),
+            _ => entry.cage,
+        };
+        let met = met(&cage, outcome);
         if met.is_none() {
-            self.faults.push(format!("{}: {:?} was expected: {outcome:?}", entry.name, entry.cage));
+            self.faults.push(format!("{}: {cage:?} was expected: {outcome:?}", entry.name));
         }
         met.unwrap_or("NOT AS EXPECTED")
     }

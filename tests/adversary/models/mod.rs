@@ -10,6 +10,7 @@ mod archive;
 mod death;
 mod exhaustion;
 mod file;
+mod gate;
 mod leak;
 mod load;
 mod log;
@@ -111,10 +112,10 @@ pub enum Cage {
 pub enum Gate {
     /// Nothing: it is the cage's alone.
     Passes,
-    /// It refuses the archive with this code.
+    /// Its lists refuse the archive with this code; an operator can allow it.
     Refuses(&'static str),
-    /// Nobody has looked yet.
-    Unknown,
+    /// The archive is malformed, and refused with this code under every policy.
+    Always(&'static str),
 }
 
 /// A request that asks a model for its act.
@@ -148,7 +149,7 @@ impl Entry {
             requests: 1,
             free,
             cage,
-            gate: Gate::Unknown,
+            gate: gate::says(name),
         }
     }
 

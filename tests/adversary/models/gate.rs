@@ -1,0 +1,52 @@
+//! What the archive gate says of each model, by its code. Entries that are not named here pass: their acts are made of what
+//! honest models use, or are in values that no archive shows, and are the cage's.
+
+use super::Gate;
+
+pub(super) fn says(name: &str) -> Gate {
+    match name {
+        "load-bomb-code" | "load-bomb-tensor" => Gate::Always("archive-size"),
+        "load-duplicate" | "load-long-name" | "load-no-zip" | "load-overlap" | "load-traversal" | "load-truncated" => {
+            Gate::Always("archive-structure")
+        }
+        "load-deep-minus" | "load-deep-parentheses" | "load-deep-type" => Gate::Always("code-depth"),
+        "load-call-tree" => Gate::Always("code-size"),
+        "load-global" => Gate::Always("pickle-global"),
+        "load-memo" | "load-setitems" => Gate::Always("pickle-opcode"),
+        "load-deep-pickle" => Gate::Always("pickle-size"),
+        "memory-numel"
+        | "memory-offset"
+        | "memory-record-read"
+        | "memory-record-write"
+        | "memory-size"
+        | "memory-stride" => Gate::Always("tensor-bounds"),
+        "file-dlopen"
+        | "file-fifo"
+        | "file-map-make"
+        | "file-map-over"
+        | "file-oracle"
+        | "file-probe-proc"
+        | "file-read"
+        | "file-save"
+        | "file-save-over"
+        | "leak-search"
+        | "load-map"
+        | "load-read"
+        | "load-save"
+        | "memory-address"
+        | "memory-corrupt"
+        | "memory-pool"
+        | "memory-reinterpret-back"
+        | "memory-reinterpret-read"
+        | "memory-reinterpret-write"
+        | "memory-wild-read"
+        | "memory-wild-write"
+        | "output-beyond"
+        | "remote-gather"
+        | "remote-reduce"
+        | "remote-send" => Gate::Refuses("graph-denied"),
+        "load-allocate" | "load-loop" | "load-print" | "load-raise" | "load-sigfpe" => Gate::Refuses("graph-hook"),
+        "leak-resizes" | "output-gradient" | "output-nested" => Gate::Refuses("graph-unlisted"),
+        _ => Gate::Passes,
+    }
+}
