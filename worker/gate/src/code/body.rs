@@ -231,9 +231,10 @@ impl<'a> Follower<'_, 'a> {
 
     /// `.name` of the value that was read last, or `getattr(…, "name")`.
     fn member(&mut self, name: &str, called: bool, place: usize) {
+        // Always: what is followed here is only what is written, and a denied name is denied whatever it seems to belong to.
+        self.uses.push((Use::Member(name.to_owned()), place));
         let class = self.current.take().and_then(|class| self.code.classes.get(&class));
         let Some(class) = class else {
-            self.uses.push((Use::Member(name.to_owned()), place));
             self.call(Call::Any(name.to_owned()));
             return;
         };

@@ -102,7 +102,7 @@ impl<'a> Arena<'a> {
         match &mut slot.node {
             Node::List(items) => items.extend(parts),
             Node::Dict(items) => {
-                if parts.len() % 2 != 0 {
+                if !parts.len().is_multiple_of(2) {
                     return Err("a key without a value".to_owned());
                 }
                 for pair in parts.chunks_exact(2) {

@@ -16,6 +16,9 @@ const END64: u32 = 0x0606_4b50;
 const END64_BYTES: usize = 56;
 const ENTRY: u32 = 0x0201_4b50;
 
+/// Of a directory: how many entries, their bytes, their start.
+type Numbers = (u64, u64, u64);
+
 /// Where the central directory lies.
 #[derive(Debug)]
 pub(super) struct Directory {
@@ -82,7 +85,7 @@ impl Directory {
     }
 
     /// The zip64 end record, if there is a locator right before the end record: count, size and start.
-    fn zip64(bytes: &[u8], end: usize) -> Result<Option<(usize, (u64, u64, u64))>, Refusal> {
+    fn zip64(bytes: &[u8], end: usize) -> Result<Option<(usize, Numbers)>, Refusal> {
         let Some(locator) = end.checked_sub(LOCATOR_BYTES) else { return Ok(None) };
         let mut c = Cursor::new(bytes, locator);
         if c.u32() != Some(LOCATOR) {
