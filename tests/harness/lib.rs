@@ -1,13 +1,10 @@
 //! Whole-system tests: the harness that runs a real Casemate in a temporary folder.
 //!
 //! [`casemate`] starts `casemate-launcher` over a store that the test fills, [`client`] speaks HTTP to it byte by byte,
-//! [`forge`] and [`models`] make TorchScript archives without Python, [`process`] reads `/proc`, [`lack`] takes something away from the host,
-//! [`stage`] brings the programs where an ordinary user can run them.
-//! [`forge`] and [`models`] make TorchScript archives without Python, [`process`] reads `/proc`,
-//! [`stage`] brings the programs where an ordinary user can run them. [`fake_launcher`] starts a real front with workers that
-//! are threads of the test ([`puppet`]).
-//! [`forge`] and [`models`] make TorchScript archives without Python, [`process`] reads `/proc`, [`pulse`] is a neighbour's steady requests,
-//! [`zoo`] is the hostile models, [`stage`] brings the programs where an ordinary user can run them.
+//! [`forge`] and [`models`] make TorchScript archives without Python, [`zoo`] is the hostile ones, [`pulse`] is a
+//! neighbour's steady requests, [`process`] reads `/proc`, [`lack`] takes something away from the host, [`stage`] brings the
+//! programs where an ordinary user can run them. [`fake_launcher`] starts a real front with workers that are threads of the
+//! test ([`puppet`]).
 
 #![allow(clippy::expect_used, reason = "this is test code: what cannot be set up ends the test")]
 

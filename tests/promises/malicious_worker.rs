@@ -118,8 +118,7 @@ fn found_out(parts: Vec<(&'static str, Part)>) {
         launcher.wait_until(&format!("the end of {name}"), Duration::from_secs(10), || {
             last_cause(&launcher, name) == "protocol"
         });
-        // 504 for one that cuts the channel and stays: its end is waited for longer than the client waits.
-        assert!([200, 502, 504].contains(&answer.status), "{name}: {}", answer.text());
+        assert!([200, 502].contains(&answer.status), "{name}: {}", answer.text());
         assert_eq!(launcher.kills.lock().unwrap().get(name), Some(&1), "{name}");
         neighbour_answers(&launcher);
         launcher.wait_until(&format!("the successor of {name}"), Duration::from_secs(10), || {

@@ -1,6 +1,9 @@
 //! The control of the zoo: every hostile model in the worker's own engine with nothing around it, in a process that may do
 //! what its user may. Each must do its act; one that does nothing here would prove nothing of the cage.
 //!
+//! And the zoo without its gate: what the archive gate refuses under every policy no server shows in its cage. Here such a
+//! model is loaded unjudged by a process under the worker's own seal, and must meet the end that the cage makes of it.
+//!
 //! libtorch is loaded and warmed up once, and each model gets a fork of that.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may")]
@@ -8,15 +11,18 @@
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::{Mutex, Once, PoisonError};
 use std::time::{Duration, Instant};
 
 use casemate_ipc::launch::{Geometry, RunTimeCode};
 use casemate_ipc::shm::arena::{self, Reader, Writer};
 use casemate_ipc::tensor::{DType, ModelSignature, Shape, TensorSpec};
 use casemate_ipc::work::Placed;
+use casemate_lockdown::{self as lockdown, Requirements};
 use casemate_manifest::Format;
-use casemate_tests::zoo::{self, Entry, Free, Place};
+use casemate_tests::zoo::{self, Cage, Entry, Free, Gate, Place};
 use casemate_worker::engine::contract::{Answer, Batch, Engine};
+use casemate_worker::engine::shim;
 use casemate_worker::{engine, warm};
 use nix::fcntl::OFlag;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -30,23 +36,46 @@ const TOGETHER: usize = 3;
 
 #[test]
 fn every_model_of_the_zoo_does_its_act_without_a_cage() {
+    release_all(Around::Nothing, |_| true);
+}
+
+/// The crashes of libtorch's loader are here: nothing else gets that far any more.
+#[test]
+fn what_the_gate_always_refuses_would_meet_the_cage() {
+    release_all(Around::Seal, |entry| matches!(entry.gate, Gate::Always(_)));
+}
+
+/// What is around a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Around {
+    Nothing,
+    /// What a worker's process is in: both filters, Landlock without a grant, no capabilities, and a limit of memory. Its
+    /// namespaces and its root are its launcher's work.
+    Seal,
+}
+
+fn release_all(around: Around, choose: fn(&Entry) -> bool) {
+    static TURN: Mutex<()> = Mutex::new(());
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     // As much stack as a worker's first thread has.
     let fresh = std::thread::Builder::new().stack_size(8 << 20);
-    let faults = fresh.spawn(run_all).unwrap().join().unwrap();
+    let faults = fresh.spawn(move || run_all(around, choose)).unwrap().join().unwrap();
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
-fn run_all() -> Vec<String> {
-    warm::warm_up(RunTimeCode::Refused).unwrap();
+fn run_all(around: Around, choose: fn(&Entry) -> bool) -> Vec<String> {
+    static WARM: Once = Once::new();
+    WARM.call_once(|| warm::warm_up(RunTimeCode::Refused).unwrap());
     let only = std::env::var("CASEMATE_ZOO").unwrap_or_default();
-    let mut waiting: Vec<Entry> = zoo::all().into_iter().filter(|entry| entry.name.starts_with(&only)).rev().collect();
+    let chosen = |entry: &Entry| choose(entry) && entry.name.starts_with(&only);
+    let mut waiting: Vec<Entry> = zoo::all().into_iter().filter(chosen).rev().collect();
     let mut running: Vec<Beast> = Vec::new();
     let mut faults = Vec::new();
     while !waiting.is_empty() || !running.is_empty() {
         while running.len() < TOGETHER
             && let Some(entry) = waiting.pop()
         {
-            running.push(Beast::release(entry));
+            running.push(Beast::release(entry, around));
         }
         std::thread::sleep(Duration::from_millis(5));
         let mut still = Vec::new();
@@ -65,6 +94,7 @@ fn run_all() -> Vec<String> {
 /// A model at large.
 struct Beast {
     entry: Entry,
+    around: Around,
     place: Place,
     pid: Pid,
     /// What our own code in it has to say: one line, at the end.
@@ -77,7 +107,7 @@ struct Beast {
 }
 
 impl Beast {
-    fn release(entry: Entry) -> Self {
+    fn release(entry: Entry, around: Around) -> Self {
         let place = Place::new();
         let archive = entry.archive(&place);
         let (says, say) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).unwrap();
@@ -86,10 +116,11 @@ impl Beast {
         // of the test harness.
         let pid = match unsafe { fork() }.unwrap() {
             ForkResult::Parent { child } => child,
-            ForkResult::Child => be(&entry, &archive, say, print),
+            ForkResult::Child => be(&entry, &archive, around, say, print),
         };
         Self {
             entry,
+            around,
             place,
             pid,
             says: says.into(),
@@ -112,6 +143,9 @@ impl Beast {
             let _ = self.says.read_to_end(&mut said);
         }
         let said = String::from_utf8_lossy(&said).into_owned();
+        if self.around == Around::Seal {
+            return self.seen_under_seal(status, &said);
+        }
         let early = self.seen_alive();
         if early.is_some() {
             return early;
@@ -146,8 +180,7 @@ impl Beast {
     }
 
     fn seen_at_the_end(&self, said: &str) -> Result<String, String> {
-        let answer: Option<Vec<f32>> =
-            said.strip_prefix("answer").map(|text| text.split_whitespace().map(|word| word.parse().unwrap()).collect());
+        let answer = answer_in(said);
         let proven = match self.entry.free {
             Free::Makes => self.place.made().exists(),
             Free::Spoils => self.place.disturbed().is_some_and(|how| how.contains("bait")),
@@ -164,6 +197,21 @@ impl Beast {
         let said: String = said.char_indices().filter(|(at, _)| *at >= from).map(|(_, c)| c).collect();
         let told = format!("{} MiB, says {said:?}{made}", self.grown);
         if proven { Ok(told) } else { Err(told) }
+    }
+
+    /// The end that the cage makes of it: a server would name the same.
+    fn seen_under_seal(&self, status: WaitStatus, said: &str) -> Option<Result<String, String>> {
+        let expected = &self.entry.cage;
+        match status {
+            WaitStatus::StillAlive if self.born.elapsed() > LIMIT => Some(Err("it neither acts nor ends".to_owned())),
+            WaitStatus::StillAlive if matches!(expected, Cage::Never("deadline", _)) && self.cpu() > WATCHED / 5 => {
+                Some(Ok(format!("has burnt {:?} and runs on", self.cpu())))
+            }
+            WaitStatus::StillAlive => None,
+            _ if self.place.disturbed().is_some() => Some(Err(format!("{:?}", self.place.disturbed()))),
+            _ if is_end(expected, status, said) => Some(Ok(format!("{status:?} {said:.100}"))),
+            _ => Some(Err(format!("{expected:?} was expected: {status:?} {said:.300}"))),
+        }
     }
 
     fn hear(&mut self) {
@@ -199,34 +247,61 @@ impl Drop for Beast {
     }
 }
 
+/// Whether a sealed process may end so. Refusals by name are libtorch's, in words of its own.
+fn is_end(expected: &Cage, status: WaitStatus, said: &str) -> bool {
+    let signaled = |name: &str| matches!(status, WaitStatus::Signaled(_, signal, _) if signal.as_str() == name);
+    match expected {
+        Cage::Answers(such) => answer_in(said).is_some_and(|y| such(&y)),
+        Cage::Syscall(_) => signaled("SIGSYS"),
+        Cage::Signal(signal) | Cage::Never("signal", signal) => signaled(signal),
+        Cage::Never("refused", step) => said.strip_prefix("error ").is_some_and(|why| why.starts_with(step)),
+        Cage::Either(cages) => cages.iter().any(|cage| is_end(cage, status, said)),
+        Cage::Deadline | Cage::Refuses(..) | Cage::Never(..) => false,
+    }
+}
+
+fn answer_in(said: &str) -> Option<Vec<f32>> {
+    let words = said.strip_prefix("answer")?.split_whitespace();
+    Some(words.map(|word| word.parse().unwrap()).collect())
+}
+
 /// The child: what a worker does from the load on.
-fn be(entry: &Entry, archive: &[u8], say: OwnedFd, print: OwnedFd) -> ! {
-    for target in [1, 2] {
+fn be(entry: &Entry, archive: &[u8], around: Around, say: OwnedFd, print: OwnedFd) -> ! {
+    // Under seal there are two descriptors to write to.
+    let said = if around == Around::Seal { &say } else { &print };
+    for (from, target) in [(said, 1), (&print, 2)] {
         // SAFETY: both are numbers of open descriptors; the harness's own are not used in this process any more.
-        unsafe { libc::dup2(print.as_raw_fd(), target) };
+        unsafe { libc::dup2(from.as_raw_fd(), target) };
     }
     // Rust makes SIGABRT of a stack that overflows, which a worker does not.
     // SAFETY: the default action needs no handler.
     unsafe { libc::signal(libc::SIGSEGV, libc::SIG_DFL) };
     nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_CORE, 0, 0).unwrap();
-    let text = match live(entry, archive) {
+    let text = match live(entry, archive, around) {
         Ok(answer) => {
             let words: Vec<String> = answer.iter().map(f32::to_string).collect();
             format!("answer {}", words.join(" "))
         }
         Err(why) => format!("error {why}"),
     };
-    let _ = File::from(say).write_all(text.as_bytes());
+    match around {
+        Around::Nothing => drop(File::from(say).write_all(text.as_bytes())),
+        Around::Seal => shim::log(1, text.as_bytes()),
+    }
     // SAFETY: ends the process without the destructors of libtorch or of the harness.
     unsafe { libc::_exit(0) }
 }
 
-fn live(entry: &Entry, archive: &[u8]) -> Result<Vec<f32>, String> {
+fn live(entry: &Entry, archive: &[u8], around: Around) -> Result<Vec<f32>, String> {
     let outputs = entry.outputs.iter().map(|spec| spec.parse::<TensorSpec>().unwrap()).collect();
     let signature = ModelSignature { inputs: vec!["x:FP32[-1,4]".parse().unwrap()], outputs };
-    engine::start_threads(entry.threads).map_err(|e| e.to_string())?;
+    let arenas = Arenas::new();
+    match around {
+        Around::Nothing => engine::start_threads(entry.threads).map_err(|e| e.to_string())?,
+        Around::Seal => seal(entry.threads)?,
+    }
     let engine = engine::load_unjudged(Format::Torchscript, archive, &signature).map_err(|e| format!("load: {e}"))?;
-    let mut cage = Bare { engine, signature, arenas: Arenas::new() };
+    let mut cage = Bare { engine, signature, arenas };
     let mut answer = cage.ask([0.0; 4]).map_err(|e| format!("trial: {e}"))?;
     if !entry.is_at_load() {
         answer = cage.ask([zoo::MARK; 4]).map_err(|e| format!("calm: {e}"))?;
@@ -236,6 +311,21 @@ fn live(entry: &Entry, archive: &[u8]) -> Result<Vec<f32>, String> {
     }
     Ok(answer)
 }
+
+/// The worker's way into its cage. That it is warm already is its parent's work.
+fn seal(threads: u32) -> Result<(), String> {
+    use nix::sys::resource::{Resource, setrlimit};
+    setrlimit(Resource::RLIMIT_DATA, MEMORY, MEMORY).map_err(|e| format!("limit: {e}"))?;
+    let confined = lockdown::confine().map_err(|e| format!("confine: {e}"))?;
+    let requirements =
+        Requirements { empty_root: false, capabilities: nix::unistd::geteuid().is_root(), landlock: true };
+    let (locked, _) = lockdown::lock(confined, &requirements).map_err(|e| format!("lock: {e}"))?;
+    engine::start_threads(threads).map_err(|e| format!("threads: {e}"))?;
+    lockdown::seal(locked).map(drop).map_err(|e| format!("seal: {e}"))
+}
+
+/// Bytes of data that a sealed one may take, this test's own among them.
+const MEMORY: u64 = 384 << 20;
 
 struct Bare {
     engine: Box<dyn Engine>,

@@ -32,6 +32,11 @@ impl Crooked {
         self.put(name, Content::Bomb(byte, times))
     }
 
+    /// Other bytes in place of a record's, or a record more.
+    pub(super) fn record(self, name: &str, bytes: impl Into<Vec<u8>>) -> Self {
+        self.put(name, Content::Stored(bytes.into()))
+    }
+
     fn put(mut self, name: &str, content: Content) -> Self {
         match self.records.iter_mut().find(|(found, _)| found == name) {
             Some((_, old)) => *old = content,

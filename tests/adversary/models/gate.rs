@@ -1,4 +1,4 @@
-//! What the archive gate says of each model, by its code. Entries that are not named here pass: their acts are made of what
+//! What the archive gate says of each model, by its code; `worker/gate/tests/zoo.rs` holds it to that. Entries that are not named here pass: their acts are made of what
 //! honest models use, or are in values that no archive shows, and are the cage's.
 
 use super::Gate;
@@ -9,12 +9,14 @@ pub(super) fn says(name: &str) -> Gate {
         "load-duplicate" | "load-long-name" | "load-no-zip" | "load-overlap" | "load-traversal" | "load-truncated" => {
             Gate::Always("archive-structure")
         }
-        "load-deep-minus" | "load-deep-parentheses" | "load-deep-type" => Gate::Always("code-depth"),
+        "load-deep-minus" | "load-deep-parentheses" | "load-deep-type" | "load-long-sum" => Gate::Always("code-depth"),
+        "load-empty-subscript" => Gate::Always("code-text"),
         "load-call-tree" => Gate::Always("code-size"),
-        "load-global" => Gate::Always("pickle-global"),
-        "load-memo" | "load-setitems" => Gate::Always("pickle-opcode"),
-        "load-deep-pickle" => Gate::Always("pickle-size"),
-        "memory-numel"
+        "load-constants-global" | "load-global" => Gate::Always("pickle-global"),
+        "load-constants-none" | "load-memo" | "load-setitems" => Gate::Always("pickle-opcode"),
+        "load-constants-deep" | "load-deep-pickle" => Gate::Always("pickle-size"),
+        "load-constants-record"
+        | "memory-numel"
         | "memory-offset"
         | "memory-record-read"
         | "memory-record-write"
@@ -42,11 +44,19 @@ pub(super) fn says(name: &str) -> Gate {
         | "memory-wild-read"
         | "memory-wild-write"
         | "output-beyond"
+        | "load-wild-read"
+        | "remote-call"
         | "remote-gather"
         | "remote-reduce"
         | "remote-send" => Gate::Refuses("graph-denied"),
         "load-allocate" | "load-loop" | "load-print" | "load-raise" | "load-sigfpe" => Gate::Refuses("graph-hook"),
-        "leak-resizes" | "output-gradient" | "output-nested" => Gate::Refuses("graph-unlisted"),
+        "leak-resizes"
+        | "load-packed-cell"
+        | "load-packed-convolution"
+        | "load-packed-linear"
+        | "memory-offsets"
+        | "output-gradient"
+        | "output-nested" => Gate::Refuses("graph-unlisted"),
         _ => Gate::Passes,
     }
 }

@@ -49,6 +49,13 @@ fn in_setstate() -> Vec<Entry> {
             Cage::Never("refused", "load"),
         ),
         entry(
+            "load-wild-read",
+            "reads 4 TiB away while it is loaded",
+            "return x + ops.inductor._reinterpret_tensor(x, [1], [1], 1099511627776).clone()",
+            Free::Dies(SEGV),
+            Cage::Never("signal", "SIGSEGV"),
+        ),
+        entry(
             "load-sigfpe",
             "divides the smallest integer by -1 while it is loaded",
             "return x + (-9223372036854775807 - 1) // (int(x[0, 0]) - 1)",
@@ -72,7 +79,7 @@ fn in_setstate() -> Vec<Entry> {
     ]
 }
 
-/// Recursive parsers and a stack of eight MiB.
+/// Recursive parsers and a stack of eight MiB; and what a parser takes for granted.
 fn depth() -> Vec<Entry> {
     let entry = |name, act, forge| {
         let (free, cage) = (Free::Dies(SEGV), Cage::Never("signal", "SIGSEGV"));
@@ -85,6 +92,10 @@ fn depth() -> Vec<Entry> {
         entry("load-deep-minus", "200,000 minus signs in its code", |_| {
             forward(&format!("return {}x", "-".repeat(200_000)))
         }),
+        entry("load-long-sum", "a sum of 100,000 terms in its code", |_| {
+            forward(&format!("return x{}", " + 1".repeat(100_000)))
+        }),
+        entry("load-empty-subscript", "a subscript without anything in it", |_| forward("return (x * 2)[]")),
         entry("load-deep-type", "a list of lists of lists … as a type", |_| {
             let kind = format!("{}int{}", "List[".repeat(100_000), "]".repeat(100_000));
             Forge::new("M")

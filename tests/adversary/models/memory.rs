@@ -44,17 +44,18 @@ fn by_operator() -> Vec<Entry> {
         entry(
             "memory-reinterpret-write",
             "finds another tensor in the heap and changes it from afar",
-            "a = torch.ones([64]) * x[0, 1]
-  b = torch.full([64], 31337.) + x[0, 0] * 0
-  r = ops.inductor._reinterpret_tensor(a, [65536], [1], -32768).clone()
-  at = torch.nonzero(r == 31337.)
-  s = x * 0
-  for i in range(at.size(0)):
-    place = int(at[i, 0]) - 32768
-    s = s + ops.inductor._reinterpret_tensor(a, [1], [1], place).fill_(7.) * 0
-  return b[:4].unsqueeze(0) + s",
-            Free::Answers(|y| y == [7.0; 4]),
-            Cage::Answers(|y| y == [7.0; 4]),
+            // Of so many, those in the middle lie side by side.
+            "v = 31337. + float(x[0, 0]) * 0.
+  l : List[Tensor] = []
+  for i in range(256):
+    l.append(torch.full([64], v))
+  a = l[128]
+  r = ops.inductor._reinterpret_tensor(a, [4096], [1], 0).clone()
+  place = int(torch.nonzero(r[64:] == v)[0, 0]) + 64
+  s = ops.inductor._reinterpret_tensor(a, [64], [1], place).fill_(7.)
+  return (torch.stack(l) == 7.).sum().to(6) + x * 0 + s.sum() * 0",
+            Free::Answers(found),
+            Cage::Answers(found),
         ),
         entry(
             "memory-pool",
@@ -127,6 +128,17 @@ fn by_operator() -> Vec<Entry> {
             }),
             Free::Answers(|y| y[0] > 65536.0),
             Cage::Answers(|y| y[0] > 65536.0),
+        ),
+        entry(
+            "memory-offsets",
+            "has a kernel read offsets for 4096 columns where there is one",
+            "w = torch.ones([4096, 4], dtype=1)
+  p = torch.fbgemm_pack_quantized_matrix(w)
+  o = torch.zeros([1], dtype=3)
+  r = torch.fbgemm_linear_int8_weight_fp32_activation(x - 1000., w, p, o, 1., 1, torch.zeros([4096]))
+  return (r[0, 1:] != r[0, 0]).sum().to(6) + x * 0",
+            Free::Answers(found),
+            Cage::Syscall("mprotect"),
         ),
         entry(
             "memory-as-strided",

@@ -15,6 +15,7 @@ mod leak;
 mod load;
 mod log;
 mod memory;
+mod native;
 mod output;
 mod place;
 mod remote;
@@ -125,10 +126,23 @@ pub const MARK: f32 = 271.5;
 /// One that asks nothing of it.
 pub const CALM: [f32; 4] = [1.0, 2.0, 3.0, 4.0];
 
+/// `extra_ops` that allow all that the gate's lists refuse of the zoo, beside `policy = "open"`.
+pub const OPEN: [&str; 6] = ["aten::*", "prim::*", "inductor::*", "c10d::*", "_c10d_functional::*", "torch.classes.*"];
+
 /// The whole zoo.
 pub fn all() -> Vec<Entry> {
-    let classes =
-        [file::all, load::all, memory::all, death::all, exhaustion::all, output::all, log::all, leak::all, remote::all];
+    let classes = [
+        file::all,
+        load::all,
+        native::all,
+        memory::all,
+        death::all,
+        exhaustion::all,
+        output::all,
+        log::all,
+        leak::all,
+        remote::all,
+    ];
     classes.iter().flat_map(|class| class()).collect()
 }
 

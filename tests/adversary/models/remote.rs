@@ -1,12 +1,28 @@
 //! Other processes, other machines.
 
 use super::{Build, Cage, Entry, Free};
+use crate::forge::Forge;
 
 pub(super) fn all() -> Vec<Entry> {
     let entry = |name, act, body, says| {
         Entry::new(name, act, Build::Asked(body), Free::Says(says), Cage::Refuses(500, "model_error"))
     };
     vec![
+        // Only Python brings this operator; were it there, it would be met here.
+        Entry::new(
+            "remote-call",
+            "calls a function in another process",
+            Build::Crafted(|_| {
+                Forge::new("M")
+                    .forward(
+                        "def forward(self, x: Tensor) -> Tensor:
+  return ops.prim.rpc_sync(\"there\", \"torch.relu\", (x,))",
+                    )
+                    .bytes()
+            }),
+            Free::Says("Unknown builtin op"),
+            Cage::Never("refused", "load"),
+        ),
         entry(
             "remote-reduce",
             "adds a tensor up with other processes",

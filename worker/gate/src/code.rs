@@ -30,6 +30,8 @@ pub struct Code {
     /// Free functions by their full name: a place in `bodies`.
     functions: HashMap<String, usize>,
     bodies: Vec<Body>,
+    /// Names of all attributes and methods.
+    declared: HashSet<String>,
     /// What the bodies name, each at its first place.
     pub uses: HashMap<Use, Place>,
 }
@@ -108,6 +110,8 @@ impl Code {
             code.define(at, name, &tokens)?;
             sources.push((*name, tokens));
         }
+        let names = code.classes.values().flat_map(|class| class.attributes.keys().chain(class.methods.keys()));
+        code.declared = names.cloned().collect();
         code.follow(&sources)?;
         code.check_sizes(&sources)?;
         Ok(code)
@@ -120,7 +124,7 @@ impl Code {
 
     /// Whether some class has an attribute or a method of this name.
     pub fn declares(&self, name: &str) -> bool {
-        self.classes.values().any(|class| class.attributes.contains_key(name) || class.methods.contains_key(name))
+        self.declared.contains(name)
     }
 
     /// Number of functions and methods.

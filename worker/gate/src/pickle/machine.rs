@@ -22,6 +22,7 @@ pub fn walk(bytes: &[u8], around: &Surroundings<'_>) -> Result<Pickled, Refusal>
         marks: Vec::new(),
         memo: Vec::new(),
         globals: Vec::new(),
+        typed: 0,
         found: Pickled::default(),
     };
     let mut at = 0;
@@ -48,6 +49,8 @@ pub(super) struct Machine<'a, 's> {
     marks: Vec<usize>,
     memo: Vec<Value<'a>>,
     globals: Vec<Global>,
+    /// Values that were held against a type, and letters of such types.
+    pub(super) typed: u64,
     pub(super) found: Pickled,
 }
 
