@@ -5,6 +5,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use casemate_config::Config;
 use casemate_ipc::layer::Layer;
 use casemate_ipc::work::GateCode;
 use casemate_lockdown::policy;
@@ -123,6 +124,28 @@ fn every_limit_is_documented_as_it_is() {
         let row = text.lines().find(|line| line.contains(&format!("`{}`", limit.name)));
         let row = row.unwrap_or_else(|| panic!("{} is not in {CONFIGURATION}", limit.name)).replace([',', '_'], "");
         assert!(row.contains(&limit.default.to_string()), "{}: the default is {}: {row}", limit.name, limit.default);
+    }
+}
+
+#[test]
+fn the_printed_configs_are_configs() {
+    let sample = read("packaging/casemate.toml");
+    Config::parse(&sample).expect("as it stands");
+    // What is commented out is a key's default, or an example: all of it together is a config too.
+    let key = |line: &str| line.starts_with('[') || line.split(' ').nth(1) == Some("=");
+    let all = sample.lines().map(|line| line.strip_prefix("# ").filter(|rest| key(rest)).unwrap_or(line));
+    let all = all.collect::<Vec<_>>().join("\n");
+    let config = Config::parse(&all).unwrap_or_else(|error| panic!("{error}\n{all}"));
+    assert_eq!(config.limits, casemate_config::Limits::default(), "a limit's default is another");
+    for limit in casemate_config::Limits::TABLE {
+        assert!(all.contains(&format!("\n{} = ", limit.name)), "the sample has no {}", limit.name);
+    }
+    let readme = read("README.md");
+    let blocks: Vec<&str> = readme.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    assert!(blocks.len() >= 2);
+    for block in blocks {
+        let whole = if block.starts_with("store") { block.to_owned() } else { format!("store = \"/s\"\n{block}") };
+        Config::parse(&whole).unwrap_or_else(|error| panic!("{error}\n{whole}"));
     }
 }
 
