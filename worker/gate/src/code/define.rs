@@ -29,9 +29,16 @@ impl Code {
             match line {
                 [Token { kind: Kind::Name("class"), at: place }, Token { kind: Kind::Name(word), .. }, rest @ ..] => {
                     let full = format!("{module}.{word}");
-                    let interface =
-                        rest.iter().take(3).any(|t| matches!(t.kind, Kind::Name("Interface" | "ModuleInterface")));
-                    let new = Class { interface, ..Class::default() };
+                    let is = |names: &[&str]| {
+                        let named = |token: &Token<'_>| matches!(token.kind, Kind::Name(name) if names.contains(&name));
+                        rest.iter().take(3).any(named)
+                    };
+                    let new = Class {
+                        interface: is(&["Interface", "ModuleInterface"]),
+                        tuple: is(&["NamedTuple"]),
+                        enumeration: is(&["Enum"]),
+                        ..Class::default()
+                    };
                     if self.classes.insert(full.clone(), new).is_some() || class.is_some() {
                         return Err(refuse(
                             CodeText,

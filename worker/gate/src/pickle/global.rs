@@ -73,7 +73,7 @@ pub(super) fn find(module: &str, name: &str, around: &Surroundings<'_>) -> Resul
                     let why = format!("the class {} is written in C++ and not on the list", shown(&full));
                     return Err((GraphUnlisted, why));
                 }
-            } else if !around.classes.contains(&full) {
+            } else if !around.classes.contains_key(&full) {
                 return Err((PickleGlobal, format!("the class {} is not in the archive's code", shown(&full))));
             }
             Global::Class(full)
