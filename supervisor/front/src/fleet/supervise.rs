@@ -203,7 +203,7 @@ async fn appoint(
     let link = Link::new(Channel::new(channel), requests, responses).map_err(|e| stillborn(e.to_string()))?;
     let Geometry { slots, slot_bytes } = terms.requests;
     let (handle, metrics) = (Arc::clone(handle), metrics.clone());
-    Ok((worker, Tenure { handle, link, exit, slots, slot_bytes, ping: terms.ping, metrics }))
+    Ok((worker, Tenure { handle, link, exit, verified: false, slots, slot_bytes, ping: terms.ping, metrics }))
 }
 
 /// Sees that a worker is gone. Returns how it ended, if that was not by our hand: a worker that broke the protocol because

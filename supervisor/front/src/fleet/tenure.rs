@@ -32,6 +32,8 @@ pub struct Tenure {
     pub link: Link,
     /// How it will have ended.
     pub exit: Exit,
+    /// Whether it has said that its model is verified.
+    pub verified: bool,
     /// Slots of its arenas.
     pub slots: u32,
     /// Bytes of one.
@@ -63,6 +65,7 @@ impl Tenure {
             };
             sanitise::check_declared(&declared).map_err(|e| End::Lost(Cause::protocol(&e)))?;
             self.handle.verified(Arc::new(declared));
+            self.verified = true;
             match self.next().await? {
                 FromWorker::Ready { load_us } => {
                     tracing::info!(model = %self.handle.model, load_us, "model loaded");
@@ -285,6 +288,10 @@ impl Tenure {
                 self.handle.gated(code);
                 self.handle.refused(Step::Gate);
                 Err(End::Hopeless(Cause::refused(Step::Gate, &detail)))
+            }
+            // From there on a model may speak for its worker, and of these steps the status tells every word.
+            Ok(refused @ FromWorker::Refused { step, .. }) if self.verified && !step.runs_the_model() => {
+                Err(out_of_turn(&refused))
             }
             Ok(FromWorker::Refused { step, detail }) => {
                 self.handle.refused(step);
