@@ -254,6 +254,11 @@ impl Step {
         }
     }
 
+    /// Whether the model's own code may run in it, so that what is said of it may be the model's own words.
+    pub const fn runs_the_model(self) -> bool {
+        matches!(self, Self::Load | Self::Trial)
+    }
+
     /// Whether starting again could end otherwise. A digest that differs, a model that the engine refuses: never.
     pub const fn is_final(self) -> bool {
         matches!(self, Self::Verify | Self::Gate)

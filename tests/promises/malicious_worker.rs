@@ -317,6 +317,15 @@ fn declarations_that_no_manifest_can_make() {
                 ]
             }),
         ),
+        (
+            "refusal-late",
+            says(|| {
+                vec![
+                    FromWorker::Verified { declared: declared(), inside: inside() },
+                    FromWorker::Refused { step: Step::Boot, detail: "words of a model".into() },
+                ]
+            }),
+        ),
         ("refusal-long", says(|| vec![FromWorker::Refused { step: Step::Load, detail: "x".repeat(MAX_DETAIL + 1) }])),
         ("garbage", first(|puppet| _ = puppet.raw(&[0xff; 4000]) && puppet.linger())),
     ];

@@ -157,10 +157,10 @@ impl Worker {
     fn kill(&mut self) {
         // The front asks when a channel closes too, and one that is dying closes it: its cause is its own.
         self.asked = self.asked || !is_dying(self.pid);
-        // The whole group, which nothing in it can run away from. Where there is none, or it cannot be: the first process of
-        // its process namespace, and all others with it. An error then means that it is gone already.
-        if self.leaf.as_ref().is_some_and(|leaf| leaf.kill().is_ok()) {
-            return;
+        // The whole group, which nothing in it can run away from; and by its handle, for a group that cannot be read, or that
+        // somebody took it out of. An error means that it is gone already.
+        if let Some(leaf) = &self.leaf {
+            let _ = leaf.kill();
         }
         let _ = send_signal(&self.pidfd, Signal::SIGKILL);
     }

@@ -41,10 +41,12 @@ pub struct Code {
 pub struct Class {
     /// Calls through it are not written out by the inliner.
     interface: bool,
+    /// A tuple with names.
+    pub(crate) tuple: bool,
     /// A pickle names its members by their values.
-    enumeration: bool,
+    pub(crate) enumeration: bool,
     /// Names and types as written.
-    attributes: HashMap<String, String>,
+    pub(crate) attributes: HashMap<String, String>,
     methods: HashMap<String, usize>,
 }
 
@@ -96,6 +98,18 @@ enum Call {
     Any(String),
 }
 
+impl Class {
+    /// Whether its values are objects of it.
+    pub(crate) fn has_objects(&self) -> bool {
+        !(self.interface || self.tuple || self.enumeration)
+    }
+
+    /// Whether it makes its objects by code of its own.
+    pub(crate) fn sets_its_state(&self) -> bool {
+        self.methods.contains_key("__setstate__")
+    }
+}
+
 impl Code {
     /// Reads all records of code: names and bytes.
     pub fn read(records: &[(&str, &[u8])]) -> Result<Self, Refusal> {
@@ -117,17 +131,6 @@ impl Code {
         code.follow(&sources)?;
         code.check_sizes(&sources)?;
         Ok(code)
-    }
-
-    /// Full names of all classes.
-    pub fn class_names(&self) -> HashSet<String> {
-        self.classes.keys().cloned().collect()
-    }
-
-    /// Full names of all enumerations.
-    pub fn enum_names(&self) -> HashSet<String> {
-        let enums = self.classes.iter().filter(|(_, class)| class.enumeration);
-        enums.map(|(name, _)| name.clone()).collect()
     }
 
     /// Whether some class has an attribute or a method of this name.

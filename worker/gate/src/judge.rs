@@ -51,13 +51,12 @@ pub fn examine(bytes: &[u8], policy: &Policy, report: &mut Report) -> Result<(),
     (report.classes, report.functions) = (code.classes.len(), code.functions());
     note_uses(&code, report);
 
-    let (classes, enums) = (code.class_names(), code.enum_names());
     let native = |name: &str| policy.native(name).is_allowed();
     let none = HashMap::new();
     for (name, folder) in [("constants.pkl", "constants"), ("data.pkl", "data")] {
         let Some(bytes) = pickles.get(name) else { continue };
         let storages = storages.get(folder).unwrap_or(&none);
-        let around = Surroundings { record: name, storages, classes: &classes, enums: &enums, native: &native };
+        let around = Surroundings { record: name, storages, classes: &code.classes, native: &native };
         let pickled = pickle::walk(bytes, &around)?;
         take(report, folder, storages, pickled)?;
     }

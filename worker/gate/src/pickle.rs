@@ -14,6 +14,8 @@ use std::collections::{HashMap, HashSet};
 
 pub use machine::walk;
 
+use crate::code::Class;
+
 /// Most values that a pickle may make.
 pub const MAX_VALUES: usize = 4_000_000;
 /// How deep values may nest. libtorch frees and compares them recursively.
@@ -27,10 +29,8 @@ pub struct Surroundings<'a> {
     pub record: &'a str,
     /// The length of each storage's record, by its key.
     pub storages: &'a HashMap<&'a str, u64>,
-    /// Full names of the classes in the archive's code.
-    pub classes: &'a HashSet<String>,
-    /// Those of them that are enumerations.
-    pub enums: &'a HashSet<String>,
+    /// The classes in the archive's code, by their full names.
+    pub classes: &'a HashMap<String, Class>,
     /// Classes in C++ that the operator allows, in full.
     pub native: &'a dyn Fn(&str) -> bool,
 }

@@ -467,3 +467,40 @@ fn two_methods_that_call_their_own_name_are_a_circle() {
     strict(&code(&format!("{head}{}", class(1)))).unwrap();
     refused(&code(&format!("{head}{}{}", class(1), class(2))), GateCode::CodeSize);
 }
+
+/// libtorch finds an object's attributes by the places that the declared class gives them, and unpacks as many values as a
+/// tuple has: it looks at neither.
+#[test]
+fn attributes_that_are_not_of_their_class_are_refused() {
+    let head = "class A(Module):\n  training : bool\n  far : Tensor\nclass B(Module):\n  training : bool\n\
+                class P(NamedTuple):\n  x : int\n  y : int\n";
+    let class = |kind: &str| {
+        format!(
+            "{head}class M(Module):\n  w : {kind}\n  def forward(self: __torch__.M, x: Tensor) -> Tensor:\n    return x\n"
+        )
+    };
+    let of = |name: &[u8]| [&b"c__torch__\n"[..], name, b"\n)\x81}(", &text("training"), b"\x89ub"].concat();
+    let model = |kind: &str, value: &[u8]| {
+        let mut parts = with(&class(kind), &object(value));
+        parts.retain(|part| part.name != "m/data/0");
+        zip(&parts)
+    };
+    let listed = |value: &[u8]| {
+        let tag = text("List[__torch__.A]");
+        [&b"ctorch.jit._pickle\nrestore_type_tag\n]("[..], value, b"e", &tag, b"\x86R"].concat()
+    };
+    let (of_a, of_b, one, two) = (of(b"A"), of(b"B"), b"K\x01\x85".to_vec(), b"K\x01K\x02\x86".to_vec());
+    for (kind, right, wrong) in [
+        ("__torch__.A", &of_a, &of_b),
+        ("Optional[__torch__.A]", &b"N".to_vec(), &of_b),
+        ("Tuple[int, int]", &two, &one),
+        ("Tuple[int, __torch__.A]", &[b"K\x01", &of_a[..], b"\x86"].concat(), &[b"K\x01", &of_b[..], b"\x86"].concat()),
+        ("List[__torch__.A]", &listed(&of_a), &listed(&of_b)),
+        ("__torch__.P", &two, &one),
+        ("Tuple[int]", &one, &b")".to_vec()),
+    ] {
+        strict(&model(kind, right)).unwrap();
+        let why = refused(&model(kind, wrong), GateCode::PickleOpcode);
+        assert!(why.contains("not of the type"), "{kind}: {why}");
+    }
+}

@@ -62,8 +62,7 @@ impl Cause {
     /// The worker refused its model. Its text goes to the log, escaped. That of a step which runs the model can be the
     /// model's own, and clients can read a status, so there it is left out.
     pub fn refused(at: Step, detail: &str) -> Self {
-        let runs_the_model = matches!(at, Step::Load | Step::Trial);
-        let told = runs_the_model.then(|| format!("refused at the step {:?}; the log says why", at.name()));
+        let told = at.runs_the_model().then(|| format!("refused at the step {:?}; the log says why", at.name()));
         let detail = format!("refused at the step {:?}: {}", at.name(), telemetry::escape(detail));
         // What stands before the loader; what the loader itself refuses is a broken model, not an attempt.
         let violation = match at.name() {

@@ -40,6 +40,8 @@ pub struct Tenure {
     pub link: Link,
     /// How it will have ended.
     pub exit: Exit,
+    /// Whether it has said that its model is verified.
+    pub verified: bool,
     /// Slots of its arenas.
     pub slots: u32,
     /// Bytes of one.
@@ -74,6 +76,7 @@ impl Tenure {
             drop(turn);
             sanitise::check_declared(&declared).map_err(|e| End::Lost(Cause::protocol(&e)))?;
             self.handle.verified(Arc::new(declared));
+            self.verified = true;
             match self.next().await? {
                 FromWorker::Ready { load_us } => {
                     tracing::info!(model = %self.handle.model, load_us, "model loaded");
@@ -291,6 +294,10 @@ impl Tenure {
                 self.handle.gated(code);
                 self.handle.refused(Step::Gate);
                 Err(End::Hopeless(Cause::refused(Step::Gate, &detail)))
+            }
+            // From there on a model may speak for its worker, and of these steps the status tells every word.
+            Ok(refused @ FromWorker::Refused { step, .. }) if self.verified && !step.runs_the_model() => {
+                Err(out_of_turn(&refused))
             }
             Ok(FromWorker::Refused { step, detail }) => {
                 self.handle.refused(step);

@@ -29,12 +29,16 @@ impl Code {
             match line {
                 [Token { kind: Kind::Name("class"), at: place }, Token { kind: Kind::Name(word), .. }, rest @ ..] => {
                     let full = format!("{module}.{word}");
-                    let base = rest.iter().take(3).find_map(|t| match t.kind {
-                        Kind::Name(base) => Some(base),
-                        _ => None,
-                    });
-                    let interface = matches!(base, Some("Interface" | "ModuleInterface"));
-                    let new = Class { interface, enumeration: base == Some("Enum"), ..Class::default() };
+                    let is = |names: &[&str]| {
+                        let named = |token: &Token<'_>| matches!(token.kind, Kind::Name(name) if names.contains(&name));
+                        rest.iter().take(3).any(named)
+                    };
+                    let new = Class {
+                        interface: is(&["Interface", "ModuleInterface"]),
+                        tuple: is(&["NamedTuple"]),
+                        enumeration: is(&["Enum"]),
+                        ..Class::default()
+                    };
                     if self.classes.insert(full.clone(), new).is_some() || class.is_some() {
                         return Err(refuse(
                             CodeText,

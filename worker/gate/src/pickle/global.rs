@@ -76,10 +76,14 @@ pub(super) fn find(module: &str, name: &str, around: &Surroundings<'_>) -> Resul
                     let why = format!("the class {short} is written in C++; graph.extra_ops = [\"{short}\"] allows it");
                     return Err((GraphUnlisted, why));
                 }
-            } else if !around.classes.contains(&full) {
+            } else if !around.classes.contains_key(&full) {
                 return Err((PickleGlobal, format!("the class {} is not in the archive's code", shown(&full))));
             }
-            if around.enums.contains(&full) { Global::Enum } else { Global::Class(full) }
+            if around.classes.get(&full).is_some_and(|class| class.enumeration) {
+                Global::Enum
+            } else {
+                Global::Class(full)
+            }
         }
         _ => return Err(unknown(module, name)),
     };

@@ -48,7 +48,7 @@ pub(super) struct Machine<'a, 's> {
     stack: Vec<Value<'a>>,
     marks: Vec<usize>,
     memo: Vec<Value<'a>>,
-    globals: Vec<Global>,
+    pub(super) globals: Vec<Global>,
     /// Values that were held against a type, and letters of such types.
     pub(super) typed: u64,
     pub(super) found: Pickled,
@@ -235,7 +235,9 @@ impl<'a> Machine<'a, '_> {
         let Some(Node::New(class)) = self.arena.node(target) else {
             return Err("a state for something that is no new object".into());
         };
-        self.node(Node::Object(*class), &[state])
+        let class = *class;
+        self.check_attributes(class, state)?;
+        self.node(Node::Object(class), &[state])
     }
 
     fn reduce(&mut self) -> Result<(), Fault> {

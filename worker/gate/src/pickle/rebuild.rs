@@ -107,6 +107,32 @@ impl<'a> Machine<'a, '_> {
         items.len() <= 2 && items.iter().all(|item| matches!(item, (Value::Text("conj" | "neg"), Value::Bool(_))))
     }
 
+    /// Whether the attributes of a new object are of the types that its class gives them, as far as libtorch does not look
+    /// itself: objects, whose attributes it finds by their places, and tuples, of which it takes as many values as there
+    /// are.
+    pub(super) fn check_attributes(&mut self, class: usize, state: Value<'a>) -> Result<(), Fault> {
+        let around = self.around;
+        let Some(Global::Class(name)) = self.globals.get(class) else { return Ok(()) };
+        let Some(class) = around.classes.get(name).filter(|class| !class.sets_its_state()) else { return Ok(()) };
+        let Some(Node::Dict(items)) = self.arena.node(state) else { return Ok(()) };
+        let typed = |(name, value): &(Value<'a>, Value<'a>)| {
+            let Value::Text(name) = name else { return None };
+            let kind = class.attributes.get(*name)?;
+            (kind.contains("__torch__.") || kind.contains("Tuple[")).then_some((kind.as_str(), *value))
+        };
+        let count = items.len();
+        let typed: Vec<(&str, Value<'a>)> = items.iter().filter_map(typed).collect();
+        self.typed(count)?;
+        for (kind, value) in typed {
+            self.typed(kind.len())?;
+            // A type that is not known here is the loader's to judge.
+            if let Ok(tag) = Tag::parse(kind, around) {
+                self.check_tag(value, &tag)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Counts. One list can be given a type again and again.
     fn typed(&mut self, values: usize) -> Result<(), Fault> {
         self.typed = self.typed.saturating_add(values as u64);
@@ -137,6 +163,19 @@ impl<'a> Machine<'a, '_> {
                     }
                     _ => false,
                 },
+                (Tag::Tuple(inner), _) => match self.arena.tuple(value) {
+                    Some(items) if items.len() == inner.len() => {
+                        left.extend(items.iter().copied().zip(inner));
+                        true
+                    }
+                    _ => false,
+                },
+                (Tag::Object(name), _) => match self.arena.node(value) {
+                    Some(Node::Object(at)) => {
+                        matches!(self.globals.get(*at), Some(Global::Class(class)) if class == name)
+                    }
+                    _ => false,
+                },
                 (Tag::Dict(key, inner), _) => match self.arena.node(value) {
                     Some(Node::Dict(items)) => {
                         left.extend(items.iter().flat_map(|(k, v)| [(*k, &**key), (*v, &**inner)]));
@@ -147,7 +186,8 @@ impl<'a> Machine<'a, '_> {
                 _ => false,
             };
             if !fits {
-                return Err(Fault::new(PickleOpcode, format!("a value that is not of the type {tag:?} it is given")));
+                let kind = shown(&format!("{tag:?}"));
+                return Err(Fault::new(PickleOpcode, format!("a value that is not of the type {kind} it is given")));
             }
         }
         Ok(())

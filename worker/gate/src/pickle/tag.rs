@@ -21,6 +21,10 @@ pub(super) enum Tag {
     List(Box<Tag>),
     Dict(Box<Tag>, Box<Tag>),
     Optional(Box<Tag>),
+    /// As many as these, of these types: libtorch unpacks as many as there are.
+    Tuple(Vec<Tag>),
+    /// An object of exactly this class: libtorch reads its attributes by their places.
+    Object(String),
     /// Something that only libtorch can check, and does when it is used.
     Any,
 }
@@ -56,7 +60,7 @@ fn one(rest: &mut &str, around: &Surroundings<'_>, depth: u32) -> Result<Tag, Fa
         // `Tuple[()]`
         if let Some(tail) = rest.strip_prefix("()]") {
             *rest = tail;
-            return if name == "Tuple" { Ok(Tag::Any) } else { Err(None) };
+            return if name == "Tuple" { Ok(Tag::Tuple(Vec::new())) } else { Err(None) };
         }
         loop {
             inner.push(one(rest, around, depth + 1)?);
@@ -67,6 +71,9 @@ fn one(rest: &mut &str, around: &Surroundings<'_>, depth: u32) -> Result<Tag, Fa
             }
             *rest = rest.strip_prefix(',').ok_or(None)?.trim_start();
         }
+    }
+    if name == "Tuple" {
+        return Ok(Tag::Tuple(inner));
     }
     let mut inner = inner.into_iter();
     let mut next = || inner.next().map(Box::new).ok_or(None);
@@ -79,16 +86,18 @@ fn one(rest: &mut &str, around: &Surroundings<'_>, depth: u32) -> Result<Tag, Fa
         "List" => Tag::List(next()?),
         "Dict" => Tag::Dict(next()?, next()?),
         "Optional" => Tag::Optional(next()?),
-        "Tuple" | "Union" | "Future" | "Any" | "Scalar" | "complex" | "Device" | "NoneType" | "number" | "Layout" => {
-            Tag::Any
-        }
+        "Union" | "Future" | "Any" | "Scalar" | "complex" | "Device" | "NoneType" | "number" | "Layout" => Tag::Any,
         _ if name.starts_with("__torch__.torch.classes.") => {
             if !(around.native)(name) {
                 return Err(Some((GraphUnlisted, format!("the class {} is written in C++", shown(name)))));
             }
             Tag::Any
         }
-        _ if around.classes.contains(name) => Tag::Any,
-        _ => return Err(None),
+        _ => match around.classes.get(name) {
+            Some(class) if class.has_objects() => Tag::Object(name.to_owned()),
+            Some(class) if class.tuple => Tag::Tuple(vec![Tag::Any; class.attributes.len()]),
+            Some(_) => Tag::Any,
+            None => return Err(None),
+        },
     })
 }
