@@ -2,7 +2,7 @@
 
 use casemate_ipc::launch::{ExitCause, exit_code};
 use casemate_ipc::layer::Layer;
-use casemate_ipc::work::Step;
+use casemate_ipc::work::{GateCode, Step};
 use nix::sys::signal::Signal;
 
 use super::violation::{Call, Guard, Violation};
@@ -19,6 +19,8 @@ pub struct Cause {
     told: Option<String>,
     /// What was refused or ended, if something was; not every end is one.
     pub violation: Option<Violation>,
+    /// Nothing was heard but silence, so how it died says more.
+    pub silent: bool,
 }
 
 impl Cause {
@@ -33,18 +35,16 @@ impl Cause {
             ExitCause::Killed => Self::plain("stopped", "killed by this server".to_owned()),
             ExitCause::Signal(number) => {
                 let detail = format!("died of {}", signal(number));
-                Self { word: "signal", detail, told: None, violation: limit(number) }
+                Self { violation: limit(number), ..Self::plain("signal", detail) }
             }
             ExitCause::Syscall(denied) => {
                 let violation = Violation::syscall(denied);
                 let (detail, told) = violation.call.as_deref().map(syscall).unwrap_or_default();
-                Self { word: "syscall", detail, told, violation: Some(violation) }
+                Self { told, violation: Some(violation), ..Self::plain("syscall", detail) }
             }
             ExitCause::OutOfMemory => Self {
-                word: "oom",
-                detail: "killed by the kernel for want of memory".to_owned(),
-                told: None,
                 violation: Some(Violation::of(Guard::Layer(Layer::Cgroup), "oom")),
+                ..Self::plain("oom", "killed by the kernel for want of memory".to_owned())
             },
         }
     }
@@ -69,7 +69,14 @@ impl Cause {
             word @ ("verify" | "gate") => Some(Violation::of(Guard::Archive, word)),
             _ => None,
         };
-        Self { word: "refused", detail, told, violation }
+        Self { told, violation, ..Self::plain("refused", detail) }
+    }
+
+    /// The gate refused its model. Everybody may know the code, which is one of ours; the words name what is in the archive,
+    /// and that is between the operator and the model.
+    pub fn gated(code: GateCode, detail: &str) -> Self {
+        let told = format!("refused at the step \"gate\": {}; the log says where and why", code.name());
+        Self { told: Some(told), ..Self::refused(Step::Gate, detail) }
     }
 
     /// The launcher would not start it.
@@ -80,23 +87,28 @@ impl Cause {
     /// It did not answer in time and was killed.
     pub fn deadline(what: &str) -> Self {
         let violation = Some(Violation::of(Guard::Supervision, "deadline"));
-        Self { word: "deadline", detail: format!("killed: {what}"), told: None, violation }
+        Self { violation, ..Self::plain("deadline", format!("killed: {what}")) }
     }
 
     /// The kernel does not confirm a layer of its cage, so it was killed before it served.
     pub fn cage(layer: Layer, what: &str) -> Self {
         let detail = format!("killed before it served: {layer} {}", telemetry::escape(what));
-        Self { word: "cage", detail, told: None, violation: Some(Violation::of(Guard::Layer(layer), "cage")) }
+        Self { violation: Some(Violation::of(Guard::Layer(layer), "cage")), ..Self::plain("cage", detail) }
     }
 
     /// It broke the protocol and was killed.
     pub fn protocol(what: &str) -> Self {
         let violation = Some(Violation::of(Guard::Supervision, "protocol"));
-        Self { word: "protocol", detail: format!("killed: it broke the protocol: {what}"), told: None, violation }
+        Self { violation, ..Self::plain("protocol", format!("killed: it broke the protocol: {what}")) }
+    }
+
+    /// It is not there any more, or does not listen: a breach of the protocol, unless its death explains it.
+    pub fn silent(what: &str) -> Self {
+        Self { silent: true, ..Self::protocol(what) }
     }
 
     fn plain(word: &'static str, detail: String) -> Self {
-        Self { word, detail, told: None, violation: None }
+        Self { word, detail, told: None, violation: None, silent: false }
     }
 }
 

@@ -150,7 +150,7 @@ async fn one(
                 Some(Reading { layer, evidence, .. }) => {
                     End::Lost(Cause::cage(*layer, &format!("is not in force: {evidence}")))
                 }
-                None if cage.is_empty() => End::Lost(Cause::protocol("it was gone before its cage could be read")),
+                None if cage.is_empty() => End::Lost(Cause::silent("it was gone before its cage could be read")),
                 None if let Some(layer) = cage::disagreement(&cage, &inside, |layer| excused(handle, layer)) => {
                     End::Lost(Cause::cage(layer, "is in force as read from outside, and is not as the worker saw it"))
                 }
@@ -175,8 +175,8 @@ async fn one(
             Ended::By(lifecycle::End::Hopeless, cause)
         }
         End::Lost(cause) => {
-            // A worker that broke the protocol because it was dying is better explained by its death.
-            let cause = tenure.bury().await.filter(|_| cause.word == "protocol").unwrap_or(cause);
+            // A worker that fell silent because it was dying is better explained by its death. One that lied, lied.
+            let cause = tenure.bury().await.filter(|_| cause.silent).unwrap_or(cause);
             let end = if served { lifecycle::End::Died } else { lifecycle::End::Stillborn };
             Ended::By(end, cause)
         }

@@ -184,7 +184,7 @@ impl Tenure {
                     self.handle.queue.push_front(job);
                 }
                 Some(match error {
-                    LinkError::Closed => End::Lost(Cause::protocol("its channel closed")),
+                    LinkError::Closed => End::Lost(Cause::silent("its channel closed")),
                     LinkError::Protocol(what) => End::Lost(Cause::protocol(&what)),
                 })
             }
@@ -293,7 +293,7 @@ impl Tenure {
             Ok(FromWorker::Gated { code, detail }) => {
                 self.handle.gated(code);
                 self.handle.refused(Step::Gate);
-                Err(End::Hopeless(Cause::refused(Step::Gate, &detail)))
+                Err(End::Hopeless(Cause::gated(code, &detail)))
             }
             // From there on a model may speak for its worker, and of these steps the status tells every word.
             Ok(refused @ FromWorker::Refused { step, .. }) if self.verified && !step.runs_the_model() => {
@@ -315,7 +315,7 @@ impl Tenure {
         End::Lost(match error {
             LinkError::Protocol(what) => Cause::protocol(&what),
             LinkError::Closed => {
-                let stayed = || Cause::protocol("it closed its channel and did not exit");
+                let stayed = || Cause::silent("it closed its channel and did not exit");
                 self.bury().await.unwrap_or_else(stayed)
             }
         })
@@ -336,7 +336,7 @@ impl Tenure {
 
     async fn drain(&mut self) -> End {
         if self.link.send(&ToWorker::Drain).is_err() {
-            return End::Lost(Cause::protocol("it cannot be told to go"));
+            return End::Lost(Cause::silent("it cannot be told to go"));
         }
         match timeout(Duration::from_secs(2), self.exit.wait()).await {
             Ok(_) => End::Drained,

@@ -41,6 +41,8 @@ pub(super) struct Stage {
 }
 
 /// What of its output is kept.
+const MESSAGES_A_TURN: usize = 64;
+const PIECES_A_TURN: usize = 64;
 const LOG_MAX: usize = 64 << 10;
 /// What a worker that was told to go has left.
 const GRACE: Duration = Duration::from_secs(10);
@@ -114,7 +116,11 @@ impl Stage {
     /// Hears all that it has said by now, answers it, and kills it where it is late.
     pub(super) fn turn(&mut self, workers: &mut Workers, buffer: &mut PacketBuffer) {
         self.read_log();
-        while self.spoken_to {
+        // One that never stops speaking has its deadline too.
+        for _ in 0..MESSAGES_A_TURN {
+            if !self.spoken_to {
+                break;
+            }
             match self.channel.receive(buffer) {
                 Ok(Some(message)) => self.hear(message, workers),
                 Ok(None) => self.spoken_to = false,
@@ -198,7 +204,8 @@ impl Stage {
 
     fn read_log(&mut self) {
         let mut piece = [0; 4096];
-        while let Ok(length @ 1..) = self.log.read(&mut piece) {
+        for _ in 0..PIECES_A_TURN {
+            let Ok(length @ 1..) = self.log.read(&mut piece) else { break };
             let room = LOG_MAX.saturating_sub(self.printed.len());
             self.printed.extend_from_slice(piece.get(..length.min(room)).unwrap_or_default());
         }
