@@ -1,5 +1,5 @@
 //! Compiles `policies/seccomp` and `policies/landlock` into OUT_DIR: BPF as bytes, the rules as a static table, and the
-//! Markdown of `SECURITY.md`. A policy that breaks a law fails the build, with every broken law named.
+//! Markdown of `docs/policies.md`. A policy that breaks a law fails the build, with every broken law named.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};

@@ -203,9 +203,10 @@ impl House {
         let ours = Arc::clone(&self.ours);
         std::thread::spawn(move || {
             part(puppet);
-            // As its death would: the duplicates that are left keep nothing open.
+            // As its death would: the duplicates that are left keep nothing open, and who is dying cannot be killed.
+            let last = !gone.swap(true, Ordering::AcqRel);
             let _ = shutdown(end.as_raw_fd(), Shutdown::Both);
-            if !gone.swap(true, Ordering::AcqRel) {
+            if last {
                 let _ = ours.send(&LaunchReply::Exited { worker, cause: ExitCause::Exited(0) });
             }
         });

@@ -244,11 +244,15 @@ fn a_uid_rests_and_its_model_waits_for_it() {
         return println!("not root: skipped");
     }
     let setup = Setup::new().sandbox("worker_uid_first = 1879190000\nworker_uid_count = 1\nuid_rest_s = 3");
-    // A start that is refused counts as one that failed.
-    let casemate: Casemate = setup.limit("start_attempts", 10).simple("m", &models::double()).serve();
+    // A start that is refused for now is not one that failed, or the model would be given up at the first refusal.
+    let casemate: Casemate = setup.limit("start_attempts", 1).simple("m", &models::double()).serve();
     let first = casemate.worker("m");
     let start = Instant::now();
     casemate::kill(first, Signal::SIGKILL);
+    casemate.wait_until("its reason", Duration::from_secs(10), || {
+        let status = casemate.status("m");
+        status["state"] == "backing-off" && status["reason"].as_str().is_some_and(|r| r.contains("no uid is free"))
+    });
     casemate.wait_until("back", Duration::from_secs(40), || casemate.row("m", CALM).status == 200);
     assert!(start.elapsed() >= Duration::from_secs(3), "the uid had no rest: {:?}", start.elapsed());
     assert!(casemate.log().contains("no uid is free"), "the refusal must say why");

@@ -18,7 +18,7 @@ use std::path::Path;
 use std::process::Output;
 
 use casemate_lockdown::policy;
-use casemate_tests::casemate::{ORDINARY, Setup, is_root};
+use casemate_tests::casemate::{ORDINARY, ORDINARY_WAIVERS, Setup, is_root};
 use serde_json::Value;
 
 use host::Host;
@@ -80,9 +80,10 @@ fn doctor_is_true_on_this_machine() {
         assert_eq!(said["lacks"], serde_json::json!([]));
         assert!(said["engine"]["engine"].as_str().unwrap().contains("libtorch"), "{}", said["engine"]);
     }
-    true_on(Host::Plain, true, &["own-identity"], "user", true);
+    true_on(Host::Plain, true, &ORDINARY_WAIVERS, "user", true);
     let said = true_on(Host::Plain, true, &[], "user", false);
-    assert!(said["lacks"][0]["raise"].as_str().unwrap().starts_with("sudo casemate serve --config /"), "{said:#}");
+    let own = said["lacks"].as_array().unwrap().iter().find(|lack| lack["layer"] == "own-identity").unwrap();
+    assert!(own["raise"].as_str().unwrap().starts_with("sudo casemate serve --config /"), "{said:#}");
 }
 
 #[test]
@@ -91,7 +92,7 @@ fn doctor_is_true_where_namespaces_cannot_be_made() {
         println!("only root can make such a host");
         return;
     }
-    for (user, waived) in [(false, &["namespaces"][..]), (true, &["namespaces", "own-identity"])] {
+    for (user, waived) in [(false, &["namespaces"][..]), (true, &["namespaces", "own-identity", "cgroup"])] {
         let said = true_on(Host::NoNamespaces, user, &waived[1..], "reduced", false);
         let lack = said["lacks"].as_array().unwrap().iter().find(|lack| lack["layer"] == "namespaces").unwrap();
         assert_eq!(lack["raise"], "sudo sysctl -w user.max_user_namespaces=15000");
@@ -102,29 +103,41 @@ fn doctor_is_true_where_namespaces_cannot_be_made() {
 #[test]
 fn doctor_is_true_in_containers() {
     // Root of a user namespace alone, as `unshare -r` makes it: it may not even drop its groups.
-    let said = true_on(Host::Container, false, &["own-identity"], "refused", false);
+    let said = true_on(Host::Container, false, &ORDINARY_WAIVERS, "refused", false);
     assert!(said["refusal"].as_str().unwrap().contains("setgroups"), "{said:#}");
     // As the filters of container engines have it: a flag behind a pointer cannot be looked at, so no clone3 at all.
-    true_on(Host::Without(libc::SYS_clone3, libc::ENOSYS), true, &["namespaces", "own-identity"], "refused", false);
-    true_on(Host::Without(libc::SYS_mount, libc::EPERM), true, &["own-identity"], "reduced", false);
-    true_on(Host::Without(libc::SYS_mount, libc::EPERM), true, &["namespaces", "own-identity"], "reduced", true);
+    true_on(
+        Host::Without(libc::SYS_clone3, libc::ENOSYS),
+        true,
+        &["namespaces", "own-identity", "cgroup"],
+        "refused",
+        false,
+    );
+    true_on(Host::Without(libc::SYS_mount, libc::EPERM), true, &ORDINARY_WAIVERS, "reduced", false);
+    true_on(
+        Host::Without(libc::SYS_mount, libc::EPERM),
+        true,
+        &["namespaces", "own-identity", "cgroup"],
+        "reduced",
+        true,
+    );
 }
 
 #[test]
 fn doctor_is_true_without_landlock_and_without_filters() {
     let landlock = Host::Without(libc::SYS_landlock_create_ruleset, libc::ENOSYS);
-    let said = true_on(landlock, true, &["own-identity"], "reduced", false);
+    let said = true_on(landlock, true, &ORDINARY_WAIVERS, "reduced", false);
     assert!(said["lacks"].as_array().unwrap().iter().any(|lack| lack["layer"] == "landlock"), "{said:#}");
-    true_on(landlock, true, &["own-identity", "landlock"], "reduced", true);
+    true_on(landlock, true, &["own-identity", "cgroup", "landlock"], "reduced", true);
     // No waiver is for this: the server may start, and every worker ends before it has read a byte of its model.
-    let said = true_on(Host::Without(libc::SYS_seccomp, libc::ENOSYS), true, &["own-identity"], "refused", false);
+    let said = true_on(Host::Without(libc::SYS_seccomp, libc::ENOSYS), true, &ORDINARY_WAIVERS, "refused", false);
     assert_eq!(said["met"], false);
 }
 
 #[test]
 fn doctor_names_every_bad_permission() {
     use std::os::unix::fs::PermissionsExt;
-    let setup = setup(true, &["own-identity"]);
+    let setup = setup(true, &ORDINARY_WAIVERS);
     let config = setup.write_config();
     let bad = [config.clone(), setup.store().join("e/1/model.pt"), setup.store().join("e")];
     for path in &bad {
@@ -148,8 +161,11 @@ fn doctor_names_every_bad_permission() {
 
 #[test]
 fn explain_says_what_is_compiled_in() {
-    let setup = setup(true, &["own-identity"]).config("[models.e]\nthreads = 3\nmemory_mib = 256");
+    let setup = setup(true, &ORDINARY_WAIVERS).config("[models.e]\nthreads = 3\nmemory_mib = 256");
     let config = setup.write_config();
+    stages_are_those_compiled_in(&config, "");
+    let trusted = Setup::new().as_user().echo("e", "").config("[models.e]\nrun_time_code = \"allowed\"");
+    stages_are_those_compiled_in(&trusted.write_config(), "-code");
     let output = casemate(Host::Plain, true, &["sandbox", "explain", "e", "--json", "--config", text(&config)]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let said = json(&output);
@@ -157,8 +173,22 @@ fn explain_says_what_is_compiled_in() {
     assert_eq!(said["memory_bytes"], 256 << 20);
     let data = said["limits"].as_array().unwrap().iter().find(|limit| limit["name"] == "Max data size").unwrap();
     assert_eq!(data["most"], 256 << 20);
+    let plain = casemate(Host::Plain, true, &["sandbox", "explain"]);
+    let plain = String::from_utf8_lossy(&plain.stdout).into_owned();
+    for rule in policy::filter("worker-serve").unwrap().rules {
+        assert!(plain.contains(rule.why), "{}: {plain}", rule.call);
+    }
+    let none = casemate(Host::Plain, true, &["sandbox", "explain", "none", "--config", text(&config)]);
+    assert_eq!(none.status.code(), Some(66), "{none:?}");
+}
+
+/// Both stages of a worker of that kind, rule by rule.
+fn stages_are_those_compiled_in(config: &Path, kind: &str) {
+    let said = json(&casemate(Host::Plain, true, &["sandbox", "explain", "e", "--json", "--config", text(config)]));
+    assert_eq!(said["stages"].as_array().unwrap().len(), 2, "{said:#}");
     let mut told = 0;
-    for filter in policy::filters().iter().filter(|filter| filter.stage.starts_with("worker-")) {
+    for name in ["worker-warm", "worker-serve"] {
+        let filter = policy::filter(&format!("{name}{kind}")).unwrap();
         let stage = said["stages"].as_array().unwrap().iter().find(|stage| stage["stage"] == filter.stage).unwrap();
         let rules: Vec<_> = stage["rules"]
             .as_array()
@@ -179,13 +209,6 @@ fn explain_says_what_is_compiled_in() {
         told += rules.len();
     }
     assert!(told > 20, "{told} rules");
-    let plain = casemate(Host::Plain, true, &["sandbox", "explain"]);
-    let plain = String::from_utf8_lossy(&plain.stdout).into_owned();
-    for rule in policy::filter("worker-serve").unwrap().rules {
-        assert!(plain.contains(rule.why), "{}: {plain}", rule.call);
-    }
-    let none = casemate(Host::Plain, true, &["sandbox", "explain", "none", "--config", text(&config)]);
-    assert_eq!(none.status.code(), Some(66), "{none:?}");
 }
 
 /// One act for each mechanism; all of them together are in `native_probes.rs` and in the command itself.
@@ -227,7 +250,7 @@ fn prove_holds_as_root_and_as_an_ordinary_user() {
 
 #[test]
 fn prove_takes_a_model_s_own_limits() {
-    let setup = setup(true, &["own-identity"]).config("[models.e]\nmemory_mib = 256");
+    let setup = setup(true, &ORDINARY_WAIVERS).config("[models.e]\nmemory_mib = 256");
     let config = setup.write_config();
     let (code, said) = prove(true, &["map-beyond-limit"], &["e", "--config", text(&config)]);
     assert_eq!(code, Some(0), "{said:#}");

@@ -35,6 +35,16 @@ fn neighbour_answers(casemate: &Casemate) {
     assert_eq!(casemate.status("neighbour")["starts"], 1, "the neighbour's worker was replaced");
 }
 
+/// How the first worker of a model ended. The client is answered before that is written down.
+fn first_exit(casemate: &Casemate, name: &str) -> serde_json::Value {
+    let mut exit = serde_json::Value::Null;
+    casemate.wait_until("its end in the status", Duration::from_secs(10), || {
+        exit = casemate.status(name)["last_exit"].clone();
+        !exit.is_null()
+    });
+    exit
+}
+
 /// A model that is calm until asked; then its worker dies of this system call.
 fn dies_of(name: &str, model: &[u8], call: &str) -> Casemate {
     let casemate = beside_a_neighbour(name, model);
@@ -42,14 +52,12 @@ fn dies_of(name: &str, model: &[u8], call: &str) -> Casemate {
     let answer = casemate.row(name, ASKED);
     assert_eq!(answer.status, 502, "{}", answer.text());
     assert!(!answer.text().contains("passwd") && !answer.text().contains("/tmp"), "{}", answer.text());
-    let exit = casemate.status(name)["last_exit"].clone();
+    let exit = first_exit(&casemate, name);
     assert_eq!(exit["cause"], "syscall", "{exit}");
     assert!(exit["detail"].as_str().unwrap().contains(call), "{exit}");
     casemate.wait_until("its line", Duration::from_secs(10), || casemate.log().contains(call));
-    assert!(
-        casemate.metric(&format!("casemate_worker_exits_total{{model=\"{name}\",version=\"1\",cause=\"syscall\""))
-            >= 1.0
-    );
+    let ends = format!("casemate_worker_exits_total{{model=\"{name}\",version=\"1\",cause=\"syscall\"");
+    casemate.wait_until("its number", Duration::from_secs(10), || casemate.metric(&ends) >= 1.0);
     neighbour_answers(&casemate);
     // The next worker serves on.
     casemate.wait_until("back", Duration::from_secs(20), || casemate.row(name, CALM).status == 200);
@@ -138,7 +146,7 @@ fn a_model_that_crashes_names_its_signal_and_comes_back() {
         let casemate = beside_a_neighbour(name, &model);
         let answer = casemate.row(name, ASKED);
         assert_eq!(answer.status, 502, "{}", answer.text());
-        let exit = casemate.status(name)["last_exit"].clone();
+        let exit = first_exit(&casemate, name);
         assert_eq!(exit["cause"], "signal", "{exit}");
         assert!(exit["detail"].as_str().unwrap().contains(signal), "{exit}");
         neighbour_answers(&casemate);
@@ -199,8 +207,10 @@ fn prints_reach_the_log_bounded_and_made_safe() {
     assert!(!casemate.log().contains('\u{1b}'), "a terminal escape reached the log");
     let flood = beside_a_neighbour("floods", &models::print_flood(When::Asked, 50_000));
     assert_eq!(flood.row("floods", ASKED).status, 200, "a print must never block a model");
+    flood.wait_until("the number of dropped bytes", Duration::from_secs(10), || {
+        flood.metric("casemate_worker_log_dropped_bytes_total{model=\"floods\"") > 0.0
+    });
     assert!(flood.log().len() < 400_000, "{} bytes of a flood reached the log", flood.log().len());
-    assert!(flood.metric("casemate_worker_log_dropped_bytes_total{model=\"floods\"") > 0.0);
     neighbour_answers(&flood);
 }
 

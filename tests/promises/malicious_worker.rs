@@ -118,8 +118,7 @@ fn found_out(parts: Vec<(&'static str, Part)>) {
         launcher.wait_until(&format!("the end of {name}"), Duration::from_secs(10), || {
             last_cause(&launcher, name) == "protocol"
         });
-        // 504 for one that cuts the channel and stays: its end is waited for longer than the client waits.
-        assert!([200, 502, 504].contains(&answer.status), "{name}: {}", answer.text());
+        assert!([200, 502].contains(&answer.status), "{name}: {}", answer.text());
         assert_eq!(launcher.kills.lock().unwrap().get(name), Some(&1), "{name}");
         neighbour_answers(&launcher);
         launcher.wait_until(&format!("the successor of {name}"), Duration::from_secs(10), || {
@@ -358,7 +357,8 @@ fn descriptors_that_nobody_asked_for() {
     while Instant::now() < until {
         assert_eq!(launcher.row("sender", [1.0; 4]).status, 200, "the control");
         assert_eq!(launcher.row("sender", [1.0; 4]).status, 502);
-        assert!(launcher.descriptors() <= base.descriptors + 2);
+        // A request and a start have a few of their own for a moment; an attack brings hundreds.
+        assert!(launcher.descriptors() <= base.descriptors + 30);
         neighbour_answers(&launcher);
     }
     assert_eq!(last_cause(&launcher, "sender"), "protocol");

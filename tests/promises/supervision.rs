@@ -8,10 +8,15 @@
 )]
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use casemate_ipc::work::FromWorker;
 use casemate_tests::casemate::{self, Casemate, Setup};
+use casemate_tests::fake_launcher::{FakeLauncher, Part};
 use casemate_tests::models;
+use casemate_tests::puppet::{Puppet, declared, inside};
 use nix::sys::signal::Signal;
 
 const CALM: [f32; 4] = [1.0, 2.0, 3.0, 4.0];
@@ -78,8 +83,8 @@ fn a_file_that_is_no_model_is_given_up_with_its_reason() {
         .serve();
     let status = casemate.status("a");
     assert_eq!(status["state"], "failed", "{status}");
-    assert!(status["reason"].as_str().unwrap().contains("load"), "{status}");
-    assert!(!casemate.row("a", CALM).text().contains("archive"), "the client is told no details");
+    assert!(status["reason"].as_str().unwrap().contains("gate"), "{status}");
+    assert!(!casemate.row("a", CALM).text().contains("at byte"), "the client is told no details");
     assert_eq!(casemate.row("b", CALM).status, 200);
 }
 
@@ -151,4 +156,65 @@ fn what_a_model_keeps_is_gone_with_its_worker() {
         status["starts"] == 2 && status["state"] == "ready"
     });
     assert_eq!(last([9.0; 4]), serde_json::json!([0.0, 0.0, 0.0, 0.0]));
+}
+
+/// Many models, each slow to begin and none in a hurry: together they take longer than one of them may take, and all serve.
+#[test]
+fn models_start_in_turns_and_the_clock_of_each_begins_with_its_turn() {
+    const SLOW: Duration = Duration::from_millis(200);
+    const ALLOWED: Duration = Duration::from_millis(3000);
+    let turns = std::thread::available_parallelism().map_or(2, usize::from).max(2);
+    let names: Vec<String> = (0..turns * 18).map(|number| format!("m{number}")).collect();
+    let (starting, most, loading, together) =
+        <(Arc<AtomicUsize>, Arc<AtomicUsize>, Arc<AtomicUsize>, Arc<AtomicUsize>)>::default();
+    let counts = (Arc::clone(&starting), Arc::clone(&most), Arc::clone(&loading), Arc::clone(&together));
+    let part: Part = Arc::new(move |mut puppet: Puppet| {
+        let (starting, most, loading, together) = &counts;
+        most.fetch_max(starting.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+        std::thread::sleep(SLOW);
+        starting.fetch_sub(1, Ordering::SeqCst);
+        puppet.say(&FromWorker::Verified { declared: declared(), inside: inside() });
+        // What is up to the model holds nobody else up.
+        together.fetch_max(loading.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+        std::thread::sleep(3 * SLOW);
+        loading.fetch_sub(1, Ordering::SeqCst);
+        puppet.say(&FromWorker::Ready { load_us: 1 });
+        puppet.serve();
+    });
+    let parts = names.iter().map(|name| (name.as_str(), Arc::clone(&part))).collect();
+    let begun = Instant::now();
+    let launcher = FakeLauncher::start(parts, &format!("load_ms = {}", ALLOWED.as_millis()));
+    launcher.wait_until("every model's worker", Duration::from_secs(60), || {
+        names.iter().all(|name| launcher.status(name)["state"] == "ready")
+    });
+    assert!(begun.elapsed() > ALLOWED, "all were started within the time of one, which shows nothing");
+    for name in &names {
+        let status = launcher.status(name);
+        assert_eq!((&status["starts"], &status["last_exit"]), (&1.into(), &serde_json::Value::Null), "{status}");
+    }
+    assert!(most.load(Ordering::SeqCst) <= turns);
+    assert!(together.load(Ordering::SeqCst) > turns, "a model that loads held a turn");
+}
+
+#[test]
+fn a_worker_that_cuts_its_channel_and_stays_is_killed_at_once() {
+    let part: Part = Arc::new(|mut puppet: Puppet| {
+        if puppet.incarnation > 0 {
+            puppet.begin();
+            return puppet.serve();
+        }
+        if puppet.honest_once().is_some() {
+            puppet.close(nix::sys::socket::Shutdown::Write);
+            puppet.linger();
+        }
+    });
+    let launcher = FakeLauncher::start(vec![("cuts", part)], "");
+    launcher.wait_until("ready", Duration::from_secs(30), || launcher.status("cuts")["state"] == "ready");
+    assert_eq!(launcher.row("cuts", CALM).status, 200, "the control");
+    // Its clients wait two seconds; it is found out before that.
+    let answer = launcher.row("cuts", CALM);
+    assert_eq!(answer.status, 502, "{}", answer.text());
+    launcher
+        .wait_until("its end", Duration::from_secs(10), || launcher.status("cuts")["last_exit"]["cause"] == "protocol");
+    launcher.wait_until("the next one", Duration::from_secs(10), || launcher.row("cuts", CALM).status == 200);
 }

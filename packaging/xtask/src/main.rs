@@ -31,7 +31,7 @@ usage: cargo xtask TASK
   test [ARGS…]                            build every program, then `cargo test --workspace ARGS`
   bench [ARGS…]                           build for release and run the benches with ARGS
   fuzz [TARGET] [--seconds N]             run the fuzz targets for N seconds each, 60 where nothing is said
-  policy                                  print the compiled policies into SECURITY.md
+  policy                                  print the compiled policies into docs/policies.md
   layers                                  check what may import what, and where unsafe code may stand";
 
 /// Why a task did not succeed.

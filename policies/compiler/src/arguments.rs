@@ -40,6 +40,7 @@ const CALLS: &[(&str, &str)] = &[
     ("epoll_pwait", "epfd:32 events:64 count:32 timeout:32 mask:64 size:64"),
     ("execveat", "dirfd:32 path:64 argv:64 envp:64 flags:32"),
     ("fcntl", "fd:32 cmd:32 arg:64"),
+    ("flock", "fd:32 operation:32"),
     ("fstat", "fd:32 buf:64"),
     ("ftruncate", "fd:32 length:64"),
     ("futex", "uaddr:64 op:32 val:32 timeout:64 uaddr2:64 val3:32"),

@@ -1,4 +1,4 @@
-//! The policies as the Markdown that `SECURITY.md` prints: one row a rule, for every CPU, in the order of the files.
+//! The policies as the Markdown that `docs/policies.md` prints: one row a rule, for every CPU, in the files' order.
 
 use std::fmt::Write as _;
 

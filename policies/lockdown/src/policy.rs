@@ -1,4 +1,5 @@
-//! The policies as data: what is allowed and why, for the log, for `sandbox explain`, for the tests and for `SECURITY.md`.
+//! The policies as data: what is allowed and why, for the log, for `sandbox explain`, for the tests and for
+//! `docs/policies.md`.
 //!
 //! All of it was compiled from `policies/` at build time; see the compiler's crate for the grammar.
 
@@ -118,7 +119,7 @@ pub fn call_name(number: u32) -> Option<&'static str> {
     compiled::CALLS.get(at).map(|(_, name)| *name)
 }
 
-/// All policies as the Markdown printed in `SECURITY.md`.
+/// All policies as the Markdown printed in `docs/policies.md`.
 pub fn markdown() -> &'static str {
     include_str!(concat!(env!("OUT_DIR"), "/policies.md"))
 }

@@ -104,6 +104,21 @@ pub(crate) fn empty_held_sets() -> Result<(), PrivilegeError> {
     Ok(())
 }
 
+/// Whether all five sets are empty, whoever saw to it.
+pub(crate) fn holds_no_capability() -> Result<bool, PrivilegeError> {
+    for set in HELD_SETS {
+        if !caps::read(None, set).map_err(|source| PrivilegeError::Set { set, source })?.is_empty() {
+            return Ok(false);
+        }
+    }
+    for capability in 0..=LAST_CAPABILITY {
+        if prctl::bounding_holds(capability)? == Some(true) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 /// A capability set is 64 bits wide; the kernel says which of them it knows.
 const LAST_CAPABILITY: u8 = 63;
 

@@ -45,7 +45,7 @@ impl Requirements {
 
 impl Report {
     /// Asks the kernel. The root, the capabilities and Landlock were read back when they were put on, or the lock would
-    /// have failed; what was not required was not put on.
+    /// have failed; a root and a domain that were not required were not put on.
     pub(crate) fn read(requirements: &Requirements, landlock: Option<Landlock>) -> Result<Self, PrivilegeError> {
         Ok(Self {
             no_new_privs: privileges::has_no_new_privs()?,
@@ -53,7 +53,8 @@ impl Report {
             no_exec_gain: prctl::refuses_exec_gain(),
             seccomp: prctl::seccomp_mode()? == prctl::SECCOMP_MODE_FILTER,
             empty_root: requirements.empty_root,
-            capabilities: requirements.capabilities,
+            // Where it was not for this process to empty them, whoever made it may have done so.
+            capabilities: requirements.capabilities || privileges::holds_no_capability()?,
             landlock_abi: landlock.as_ref().map(|landlock| landlock.abi),
             landlock_complete: landlock.is_some_and(|landlock| landlock.complete),
         })

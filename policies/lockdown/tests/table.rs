@@ -1,4 +1,4 @@
-//! What the docs print is what was compiled: sizes that the house promises, and the text of `SECURITY.md`.
+//! What the docs print is what was compiled: sizes that the house promises, and the text of `docs/policies.md`.
 
 use casemate_lockdown::Stage;
 use casemate_lockdown::policy::{call_name, file_policies, filter, filters, markdown};

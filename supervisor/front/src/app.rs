@@ -19,6 +19,7 @@ use crate::fleet::breakers::Breakers;
 use crate::fleet::handle::ModelHandle;
 use crate::fleet::launcher::{Catalogue, LaunchChannel, Launcher};
 use crate::fleet::supervise::{Terms, supervise};
+use crate::fleet::turn::Turns;
 use crate::metrics::Metrics;
 use crate::pipeline::{House, Pipeline};
 use crate::protocol::intake::Intake;
@@ -35,8 +36,8 @@ pub struct Birth {
     pub listener: std::net::TcpListener,
     /// The operator's config.
     pub config: Config,
-    /// Threads for the runtime, as [`threads`] counted them.
-    pub threads: usize,
+    /// CPUs to run on, as [`cpus`] counted them.
+    pub cpus: usize,
 }
 
 /// Why a front ended badly.
@@ -58,19 +59,23 @@ pub enum AppError {
     Launcher(casemate_ipc::seqpacket::ChannelError),
 }
 
-/// How many threads the runtime gets. At least two: a large JSON body is parsed on one of them, and the others must not wait
-/// for it.
-pub fn threads() -> usize {
-    std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 4)
+/// How many CPUs there are for this process; asks files, so before the lock. One counts as two: a large JSON body is parsed on
+/// one thread of the runtime, and the others must not wait for it; nor must one worker that starts wait for another's disk.
+pub fn cpus() -> usize {
+    std::thread::available_parallelism().map_or(2, usize::from).max(2)
 }
+
+/// More do not make the front faster.
+const MOST_THREADS: usize = 4;
 
 /// Runs the front until it is told to stop and has drained.
 pub fn run(locked: FrontLocked, birth: Birth) -> Result<(), AppError> {
-    let at_rest = Arc::new(Barrier::new(birth.threads + 1));
+    let threads = birth.cpus.min(MOST_THREADS);
+    let at_rest = Arc::new(Barrier::new(threads + 1));
     let started = Arc::clone(&at_rest);
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     // Called when a thread has registered itself with libc and with the Rust runtime: what the filter forbids is over.
-    let runtime = runtime.worker_threads(birth.threads).thread_name("front").on_thread_start(move || {
+    let runtime = runtime.worker_threads(threads).thread_name("front").on_thread_start(move || {
         started.wait();
     });
     let runtime = runtime.enable_all().build().map_err(start("runtime"))?;
@@ -79,7 +84,7 @@ pub fn run(locked: FrontLocked, birth: Birth) -> Result<(), AppError> {
         let doors = Doors::open(birth.launcher, birth.listener)?;
         let sealed = seal_front(locked)?;
         tracing::info!("sealed");
-        serve(&sealed, doors, birth.catalogue, birth.config).await
+        serve(&sealed, doors, birth.catalogue, birth.config, Turns::new(birth.cpus)).await
     })
 }
 
@@ -103,7 +108,13 @@ impl Doors {
     }
 }
 
-async fn serve(_sealed: &FrontSealed, doors: Doors, catalogue: Catalogue, config: Config) -> Result<(), AppError> {
+async fn serve(
+    _sealed: &FrontSealed,
+    doors: Doors,
+    catalogue: Catalogue,
+    config: Config,
+    turns: Turns,
+) -> Result<(), AppError> {
     let Doors { launcher, listener, mut terminate, mut interrupt } = doors;
     let limits = config.limits.clone();
     let (stop, stopped) = watch::channel(false);
@@ -124,6 +135,7 @@ async fn serve(_sealed: &FrontSealed, doors: Doors, catalogue: Catalogue, config
     let terms = Terms {
         requests: config.requests(),
         responses: config.responses(),
+        turns,
         load: Duration::from_millis(limits.load_ms),
         ping: Duration::from_millis(limits.ping_ms),
         attempts: u32::try_from(limits.start_attempts).unwrap_or(u32::MAX),

@@ -36,10 +36,10 @@ fn start() -> Result<(), Fault> {
     let landlock = !catalogue.waived.contains(&Waiver::Landlock);
     let requirements = Requirements { empty_root: false, capabilities: true, landlock };
     // Asks /proc and cgroups, so before the lock.
-    let threads = app::threads();
+    let cpus = app::cpus();
     // Before the runtime starts a thread; from here on nothing can be opened.
     let (locked, report) = casemate_lockdown::lock_front(&requirements)?;
     tracing::info!(?report, models = catalogue.models.len(), "locked");
-    app::run(locked, Birth { launcher, catalogue, listener: listener.into(), config, threads })?;
+    app::run(locked, Birth { launcher, catalogue, listener: listener.into(), config, cpus })?;
     Ok(())
 }

@@ -377,8 +377,8 @@ mod tests {
     #[test]
     fn every_state_has_a_series() {
         let text = String::new;
-        let (open, failed) = (State::Open(text()), State::Failed(text()));
-        let all = [State::Starting, State::Ready, State::BackingOff, open, failed, State::Draining];
+        let (pausing, open, failed) = (State::BackingOff(text()), State::Open(text()), State::Failed(text()));
+        let all = [State::Starting, State::Ready, pausing, open, failed, State::Draining];
         assert_eq!(all.map(|state| state.name()), STATES);
     }
 }

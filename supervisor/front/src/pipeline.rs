@@ -11,9 +11,8 @@ use tokio::time::timeout_at;
 use crate::admit::head::Visitor;
 use crate::admit::permit::Room;
 use crate::admit::{body, head};
+use crate::fleet::excuse::{breaker_open, given_up, going_down, late};
 use crate::fleet::handle::ModelHandle;
-use crate::fleet::supervise::{breaker_open, given_up, going_down};
-use crate::fleet::tenure::late;
 use crate::metrics::Metrics;
 use crate::refusal::{Kind, Refusal};
 use crate::request::InferRequest;
@@ -100,7 +99,7 @@ impl Pipeline {
             State::Failed(_) => return Err(given_up(handle.gate())),
             State::Draining => return Err(going_down()),
             State::Open(_) => return Err(breaker_open(handle.open_for().unwrap_or_default())),
-            State::Starting | State::Ready | State::BackingOff => {}
+            State::Starting | State::Ready | State::BackingOff(_) => {}
         }
         let declared = handle.declared().ok_or_else(|| {
             let message = format!("model {} is starting; ask /v2/models/{}/ready", handle.model, handle.model.name);

@@ -43,8 +43,8 @@ pub enum State {
     Starting,
     /// Requests are taken.
     Ready,
-    /// The last worker died; the next one comes after a pause.
-    BackingOff,
+    /// The last worker died, or there could be none, for this reason; the next one comes after a pause.
+    BackingOff(String),
     /// Its bytes killed too many workers: requests are answered at once, for a while, with the reason.
     Open(String),
     /// Given up, with the reason.
@@ -168,7 +168,7 @@ impl State {
         match self {
             Self::Starting => "starting",
             Self::Ready => "ready",
-            Self::BackingOff => "backing-off",
+            Self::BackingOff(_) => "backing-off",
             Self::Open(_) => "open",
             Self::Failed(_) => "failed",
             Self::Draining => "draining",

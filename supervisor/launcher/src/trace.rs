@@ -214,6 +214,20 @@ fn main_thread(tid: Pid) -> Option<Pid> {
     number.trim().parse().ok().map(Pid::from_raw)
 }
 
+/// Whether a process that has not been waited for is on its way out, or out. What it dies of is then decided, and its
+/// descriptors are not closed yet.
+pub fn is_dying(pid: Pid) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| flags(&stat).is_some_and(|f| f & EXITING != 0))
+}
+
+/// The kernel's flags of a process. Its name comes before them, in brackets, and can hold anything.
+fn flags(stat: &str) -> Option<u64> {
+    stat.rsplit_once(')')?.1.split_whitespace().nth(6)?.parse().ok()
+}
+
+/// `PF_EXITING` of the kernel.
+const EXITING: u64 = 4;
+
 // === impl Ended ===
 
 impl Ended {
@@ -248,6 +262,21 @@ fn kills(vmstat: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_process_that_dies_is_seen_to() {
+        assert!(!is_dying(Pid::this()));
+        assert_eq!(flags("7 (a) b) c) S 1 2 3 4 5 4194308 0"), Some(4_194_308));
+        let mut child = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+        let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
+        assert!(!is_dying(pid));
+        child.kill().unwrap();
+        let until = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        while !is_dying(pid) {
+            assert!(std::time::Instant::now() < until, "it was killed, and shows nothing of it");
+        }
+        child.wait().unwrap();
+    }
 
     #[test]
     fn the_cause_is_told() {

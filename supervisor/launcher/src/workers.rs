@@ -18,7 +18,7 @@ use crate::jail::identity::{Identity, Pool, anywhere, uids_of_processes};
 use crate::log;
 use crate::spawn::{Arenas, Spawned, Spawner};
 use crate::sys::process::send_signal;
-use crate::trace::{Circumstances, Ended, OutOfMemory, Tracer};
+use crate::trace::{Circumstances, Ended, OutOfMemory, Tracer, is_dying};
 
 /// All of them, by number.
 #[derive(Debug)]
@@ -155,7 +155,8 @@ impl Workers {
 
 impl Worker {
     fn kill(&mut self) {
-        self.asked = true;
+        // The front asks when a channel closes too, and one that is dying closes it: its cause is its own.
+        self.asked = self.asked || !is_dying(self.pid);
         // The whole group, which nothing in it can run away from. Where there is none, or it cannot be: the first process of
         // its process namespace, and all others with it. An error then means that it is gone already.
         if self.leaf.as_ref().is_some_and(|leaf| leaf.kill().is_ok()) {

@@ -30,6 +30,8 @@ pub struct Code {
     /// Free functions by their full name: a place in `bodies`.
     functions: HashMap<String, usize>,
     bodies: Vec<Body>,
+    /// Names of all attributes and methods.
+    declared: HashSet<String>,
     /// What the bodies name, each at its first place.
     pub uses: HashMap<Use, Place>,
 }
@@ -39,6 +41,8 @@ pub struct Code {
 pub struct Class {
     /// Calls through it are not written out by the inliner.
     interface: bool,
+    /// A pickle names its members by their values.
+    enumeration: bool,
     /// Names and types as written.
     attributes: HashMap<String, String>,
     methods: HashMap<String, usize>,
@@ -108,6 +112,8 @@ impl Code {
             code.define(at, name, &tokens)?;
             sources.push((*name, tokens));
         }
+        let names = code.classes.values().flat_map(|class| class.attributes.keys().chain(class.methods.keys()));
+        code.declared = names.cloned().collect();
         code.follow(&sources)?;
         code.check_sizes(&sources)?;
         Ok(code)
@@ -118,9 +124,15 @@ impl Code {
         self.classes.keys().cloned().collect()
     }
 
+    /// Full names of all enumerations.
+    pub fn enum_names(&self) -> HashSet<String> {
+        let enums = self.classes.iter().filter(|(_, class)| class.enumeration);
+        enums.map(|(name, _)| name.clone()).collect()
+    }
+
     /// Whether some class has an attribute or a method of this name.
     pub fn declares(&self, name: &str) -> bool {
-        self.classes.values().any(|class| class.attributes.contains_key(name) || class.methods.contains_key(name))
+        self.declared.contains(name)
     }
 
     /// Number of functions and methods.

@@ -4,6 +4,8 @@
 
 mod archive;
 
+use std::time::{Duration, Instant};
+
 use archive::{Part, body, code, int, model, object, open, part, pickled, refused, strict, tensor, text, with, zip};
 use casemate_gate::{Level, Policy, judge};
 use casemate_ipc::work::GateCode::{self, *};
@@ -413,4 +415,55 @@ fn a_refusal_shows_nothing_that_a_terminal_acts_on() {
     let said = refused(&changed(|parts| parts.push(part("m/\u{9b}31m\u{202e}", "x"))), ArchiveStructure);
     assert!(said.is_ascii(), "{said}");
     assert!(said.len() < 1000);
+}
+
+/// libtorch's lexer ends a number where C does; what follows is a method of it.
+#[test]
+fn a_number_hides_no_method() {
+    for text in ["1.0.save(\"f\")", "1..save(\"f\")", "1e5.save(\"f\")", "0x1.save(\"f\")", "1_0", "1e", "1.5f"] {
+        refused(&body(&format!("return {text}")), GateCode::CodeText);
+    }
+    for number in ["1", "2.", "0.5", "1e-05", "1.5E+3", "0.j", "1.e5"] {
+        strict(&body(&format!("return torch.add(x, {number})"))).unwrap();
+    }
+}
+
+/// Looked at again for each place, each of these would take hours.
+#[test]
+fn what_is_named_often_is_looked_at_once() {
+    const MANY: usize = 20_000;
+    let begun = Instant::now();
+    let head = "class M(Module):\n  def forward(self: __torch__.M, x: Tensor) -> Tensor:\n";
+    let lines = |line: fn(usize) -> String| (0..MANY).map(line).collect::<String>();
+    let function = |n| format!("def f{n}(x: Tensor) -> Tensor:\n  return x\n");
+    let calls = lines(|n| format!("    _{n} = __torch__.f{n}(x)\n"));
+    strict(&code(&format!("{head}{calls}    return x\n{}", lines(function)))).unwrap();
+    let class = |n| {
+        format!(
+            "class C{n}(Module):\n  a{n} : int\n  def m(self: __torch__.C{n}, x: Tensor) -> Tensor:\n    return x\n"
+        )
+    };
+    let member = |n| format!("def f{n}(x: Tensor) -> Tensor:\n  return (x).m((x).a{n})\n");
+    strict(&code(&format!("{head}    return x\n{}{}", lines(class), lines(member)))).unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(120), "it took {:?}", begun.elapsed());
+}
+
+#[test]
+fn a_type_is_given_only_so_often() {
+    let list = [&b"]q\x00("[..], &b"K\x01".repeat(10_000), b"e("].concat();
+    let given = b"ctorch.jit._pickle\nbuild_intlist\nh\x00\x85R";
+    let typed = |times| pickled(&[&list[..], &given.repeat(times), b"t\x86"].concat());
+    strict(&typed(10)).unwrap();
+    let why = refused(&typed(2_000), GateCode::PickleSize);
+    assert!(why.contains("given a type"), "{why}");
+}
+
+/// By name alone, each could be the other.
+#[test]
+fn two_methods_that_call_their_own_name_are_a_circle() {
+    let class =
+        |n| format!("class C{n}(Module):\n  def m(self: __torch__.C{n}, x: Tensor) -> Tensor:\n    return (x).m(x)\n");
+    let head = "class M(Module):\n  def forward(self: __torch__.M, x: Tensor) -> Tensor:\n    return x\n";
+    strict(&code(&format!("{head}{}", class(1)))).unwrap();
+    refused(&code(&format!("{head}{}{}", class(1), class(2))), GateCode::CodeSize);
 }

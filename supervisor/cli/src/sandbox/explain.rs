@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use casemate_ipc::id::ModelName;
 use casemate_ipc::inquiry::explanation::{Arena, Explanation, LayerSaid, Never, Stage};
+use casemate_ipc::layer::Layer;
 use serde_json::json;
 use thiserror::Error;
 
@@ -134,6 +135,10 @@ fn rules(screen: &mut Screen, stage: &Stage) {
 fn layer_line(screen: &mut Screen, layer: &LayerSaid) {
     let (tone, mark) = match (layer.here, layer.waived) {
         (true, _) => (Tone::Good, "yes"),
+        // Asked for nowhere: nobody had to accept that it is missing.
+        (false, true) if Layer::ALL.iter().any(|known| known.optional() && known.name() == layer.layer) => {
+            (Tone::Quiet, "no")
+        }
         (false, true) => (Tone::Warn, "waived"),
         (false, false) => (Tone::Bad, "MISSING"),
     };

@@ -109,6 +109,10 @@ fn syscall(call: &Call) -> (String, Option<String>) {
     if call.is_abort() {
         return ("aborted (its own abort() was refused as tgkill)".to_owned(), None);
     }
+    if call.is_report() {
+        let found = "the C library found something broken, corrupted memory most often";
+        return (format!("aborted ({found}; its report was refused as writev)"), None);
+    }
     let Call { name, number, instruction, caller, .. } = call;
     let origin = caller.as_ref().map(|caller| format!(" in {}", caller.origin)).unwrap_or_default();
     let what = format!("killed by the system call filter: {name} ({number})");
@@ -159,8 +163,11 @@ mod tests {
         assert!(cause.detail.contains(&format!("openat ({number})")), "{}", cause.detail);
         assert!(cause.detail.contains("0xabc") && cause.detail.contains("0x6"));
         assert!(cause.told().contains("openat") && !cause.told().contains("0x"), "{}", cause.told());
-        let unread = Cause::from_exit(ExitCause::Syscall(Denied { number: -1, ..denied }));
+        let unread = Cause::from_exit(ExitCause::Syscall(Denied { number: -1, ..denied.clone() }));
         assert!(unread.detail.contains("could not be read"));
+        let report = Denied { number: Sysno::writev.id().into(), args: [2, 9, 3, 0, 0, 0], ..denied };
+        let report = Cause::from_exit(ExitCause::Syscall(report));
+        assert!(report.told().contains("corrupted memory") && report.told().contains("writev"), "{report:?}");
         assert!(Cause::from_exit(ExitCause::Signal(11)).detail.contains("SIGSEGV (11)"));
         assert!(Cause::WORDS.contains(&cause.word));
     }
@@ -170,7 +177,7 @@ mod tests {
         let guard = |cause: Cause| cause.violation.map(|v| (v.guard.name(), v.cause));
         assert_eq!(guard(Cause::from_exit(ExitCause::Signal(11))), None);
         assert_eq!(guard(Cause::from_exit(ExitCause::Signal(25))), Some(("resource-limits", "file-size")));
-        assert_eq!(guard(Cause::from_exit(ExitCause::OutOfMemory)), Some(("resource-limits", "oom")));
+        assert_eq!(guard(Cause::from_exit(ExitCause::OutOfMemory)), Some(("cgroup", "oom")));
         assert_eq!(guard(Cause::from_exit(ExitCause::Killed)), None);
         assert_eq!(guard(Cause::deadline("late")), Some(("supervision", "deadline")));
         assert_eq!(guard(Cause::protocol("lie")), Some(("supervision", "protocol")));

@@ -81,7 +81,7 @@ impl ModelHandle {
     pub fn state(&self) -> State {
         let state = self.read(|s| s.state.clone());
         match state {
-            State::Starting | State::Ready | State::BackingOff if self.open_for().is_some() => {
+            State::Starting | State::Ready | State::BackingOff(_) if self.open_for().is_some() => {
                 State::Open("workers of the same bytes keep dying".to_owned())
             }
             state => state,

@@ -7,6 +7,8 @@ use std::time::Duration;
 pub struct Lifecycle {
     /// Starts in a row that never came to serve.
     failed_starts: u32,
+    /// Refusals to start in a row that pass by themselves.
+    refusals: u32,
     /// Deaths in service since the last answer.
     deaths: u32,
     attempts: u32,
@@ -17,6 +19,8 @@ pub struct Lifecycle {
 pub enum End {
     /// It never came to serve; another try could end otherwise.
     Stillborn,
+    /// There was no worker: the launcher has no room for one now, and will have.
+    NotYet,
     /// It never came to serve, and never will: the digest differs, the launcher refuses for good.
     Hopeless,
     /// It died in service.
@@ -38,12 +42,13 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 impl Lifecycle {
     /// Gives up after this many failed starts in a row.
     pub fn new(attempts: u32) -> Self {
-        Self { failed_starts: 0, deaths: 0, attempts }
+        Self { failed_starts: 0, refusals: 0, deaths: 0, attempts }
     }
 
     /// A worker came to serve.
     pub fn ready(&mut self) {
         self.failed_starts = 0;
+        self.refusals = 0;
     }
 
     /// A worker gave a good answer.
@@ -54,11 +59,16 @@ impl Lifecycle {
     /// A worker's time ended.
     ///
     /// A death in service never gives the model up: otherwise a client could switch a model off for everybody by sending
-    /// what kills it. The first death costs no pause beyond the start itself, so that one bad request is one bad request.
+    /// what kills it. Nor does a refusal that will pass: nothing is wrong with the model. The first death costs no pause beyond the start itself, so that one bad request is one bad request.
     pub fn ended(&mut self, end: End) -> Next {
         match end {
             End::Hopeless => Next::GiveUp,
+            End::NotYet => {
+                self.refusals = self.refusals.saturating_add(1);
+                Next::After(pause(self.refusals))
+            }
             End::Stillborn => {
+                self.refusals = 0;
                 self.failed_starts = self.failed_starts.saturating_add(1);
                 if self.failed_starts >= self.attempts {
                     return Next::GiveUp;
@@ -93,6 +103,19 @@ mod tests {
         life.ready();
         assert_eq!(life.ended(End::Stillborn), ms(100));
         assert_eq!(life.ended(End::Hopeless), Next::GiveUp);
+    }
+
+    #[test]
+    fn a_refusal_that_passes_never_gives_up_and_hides_no_failed_start() {
+        let mut life = Lifecycle::new(2);
+        assert_eq!(life.ended(End::NotYet), Next::After(FIRST_PAUSE));
+        for _ in 0..100 {
+            assert!(matches!(life.ended(End::NotYet), Next::After(pause) if pause <= LONGEST_PAUSE));
+        }
+        assert_eq!(life.ended(End::NotYet), Next::After(LONGEST_PAUSE));
+        assert_eq!(life.ended(End::Stillborn), Next::After(FIRST_PAUSE));
+        assert_eq!(life.ended(End::NotYet), Next::After(FIRST_PAUSE), "a worker was started in between");
+        assert_eq!(life.ended(End::Stillborn), Next::GiveUp);
     }
 
     #[test]

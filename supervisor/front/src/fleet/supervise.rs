@@ -1,28 +1,27 @@
 //! One task a model: start a worker, see it through its time, decide what comes next.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use casemate_ipc::id::WorkerId;
-use casemate_ipc::launch::{ExitCause, Geometry};
+use casemate_ipc::launch::Geometry;
 use casemate_ipc::layer::{Layer, Reading};
 use casemate_ipc::seqpacket::Channel;
 use casemate_ipc::shm::arena;
-use casemate_ipc::work::GateCode;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::cage;
 use super::cause::Cause;
+use super::excuse;
 use super::handle::ModelHandle;
 use super::launcher::{LaunchError, Launcher, Started};
 use super::lifecycle::{self, Lifecycle};
 use super::link::Link;
 use super::output;
 use super::tenure::{End, Tenure};
+use super::turn::Turns;
 use crate::metrics::Metrics;
-use crate::refusal::{Kind, Refusal};
 use crate::status::State;
 
 /// What a supervisor works with.
@@ -32,7 +31,9 @@ pub struct Terms {
     pub requests: Geometry,
     /// The response arena.
     pub responses: Geometry,
-    /// How long a model may take to load.
+    /// Whose worker may start now.
+    pub turns: Turns,
+    /// How long a model may take to load, from its worker's turn on.
     pub load: Duration,
     /// Pause between two questions to an idle worker.
     pub ping: Duration,
@@ -54,7 +55,7 @@ pub async fn supervise(
     loop {
         if *stop.borrow() {
             handle.enter(State::Draining);
-            handle.queue.refuse_all(&going_down());
+            handle.queue.refuse_all(&excuse::going_down());
             return;
         }
         if handle.open_for().is_some() {
@@ -68,7 +69,7 @@ pub async fn supervise(
             Ended::Drained => {
                 handle.enter(State::Draining);
                 // Who was let in a moment before the stop, and queued a moment after the last look.
-                handle.queue.refuse_all(&going_down());
+                handle.queue.refuse_all(&excuse::going_down());
                 return;
             }
             Ended::By(end, cause) => (end, cause),
@@ -86,7 +87,7 @@ pub async fn supervise(
             lifecycle::Next::GiveUp => {
                 tracing::error!(model = %handle.model, detail = cause.detail, "model given up");
                 handle.enter(State::Failed(cause.told().to_owned()));
-                handle.queue.refuse_all(&given_up(handle.gate()));
+                handle.queue.refuse_all(&excuse::given_up(handle.gate()));
                 let _ = stop.wait_for(|stop| *stop).await;
                 return;
             }
@@ -96,7 +97,7 @@ pub async fn supervise(
             }
             lifecycle::Next::After(pause) if pause.is_zero() => {}
             lifecycle::Next::After(pause) => {
-                handle.enter(State::BackingOff);
+                handle.enter(State::BackingOff(cause.told().to_owned()));
                 let _ = timeout(pause, stop.wait_for(|stop| *stop)).await;
             }
         }
@@ -110,7 +111,7 @@ async fn rest(handle: &ModelHandle, why: &str, stop: &mut watch::Receiver<bool>)
     let (model, version) = (&handle.model.name, &handle.model.version);
     tracing::error!(event = "breaker_open", %model, %version, rest_ms, why, "resting");
     handle.enter(State::Open(why.to_owned()));
-    handle.queue.refuse_all(&breaker_open(left));
+    handle.queue.refuse_all(&excuse::breaker_open(left));
     let _ = timeout(left, stop.wait_for(|stop| *stop)).await;
 }
 
@@ -129,16 +130,20 @@ async fn one(
     stop: &mut watch::Receiver<bool>,
     printing: &mut Option<JoinHandle<()>>,
 ) -> Ended {
-    let asked = Instant::now();
-    let (worker, mut tenure) = match appoint(handle, launcher, terms, metrics, printing).await {
-        Ok(appointed) => appointed,
+    let turn = tokio::select! {
+        turn = terms.turns.take() => turn,
+        _ = stop.wait_for(|stop| *stop) => return Ended::Drained,
+    };
+    let asked = turn.since;
+    let mut tenure = match appoint(handle, launcher, terms, metrics, printing).await {
+        Ok(tenure) => tenure,
         Err(ended) => return ended,
     };
     let mut served = false;
-    let end = match tenure.begin(terms.load).await {
+    let end = match tenure.begin(turn, terms.load).await {
         Err(end) => end,
         Ok(inside) => {
-            let cage = launcher.attest(worker).await;
+            let cage = launcher.attest(tenure.worker).await;
             // Without it the model would be served by a worker of which nobody has seen the cage.
             let naked = cage.iter().find(|r| !r.in_force && !excused(handle, r.layer));
             match naked {
@@ -166,11 +171,12 @@ async fn one(
     match end {
         End::Drained => Ended::Drained,
         End::Hopeless(cause) => {
-            bury(launcher, worker, &mut tenure).await;
+            tenure.bury().await;
             Ended::By(lifecycle::End::Hopeless, cause)
         }
         End::Lost(cause) => {
-            let cause = bury(launcher, worker, &mut tenure).await.filter(|_| cause.word == "protocol").unwrap_or(cause);
+            // A worker that broke the protocol because it was dying is better explained by its death.
+            let cause = tenure.bury().await.filter(|_| cause.word == "protocol").unwrap_or(cause);
             let end = if served { lifecycle::End::Died } else { lifecycle::End::Stillborn };
             Ended::By(end, cause)
         }
@@ -185,14 +191,15 @@ async fn appoint(
     terms: &Terms,
     metrics: &Metrics,
     printing: &mut Option<JoinHandle<()>>,
-) -> Result<(WorkerId, Tenure), Ended> {
+) -> Result<Tenure, Ended> {
     let stillborn = |reason: String| Ended::By(lifecycle::End::Stillborn, Cause::spawn(&reason));
     let (requests, requests_file) = arena::requests(terms.requests).map_err(|e| stillborn(e.to_string()))?;
     let (responses, responses_file) = arena::responses(terms.responses).map_err(|e| stillborn(e.to_string()))?;
     let started = launcher.start(&handle.model, [requests_file, responses_file]).await.map_err(|error| {
         let end = match &error {
             LaunchError::Refused { retry: false, .. } => lifecycle::End::Hopeless,
-            _ => lifecycle::End::Stillborn,
+            LaunchError::Refused { retry: true, .. } => lifecycle::End::NotYet,
+            LaunchError::Gone => lifecycle::End::Stillborn,
         };
         Ended::By(end, Cause::spawn(&error.to_string()))
     })?;
@@ -202,44 +209,10 @@ async fn appoint(
     *printing = Some(tokio::spawn(output::drain(output, Arc::clone(handle), worker, limit, metrics.clone())));
     let link = Link::new(Channel::new(channel), requests, responses).map_err(|e| stillborn(e.to_string()))?;
     let Geometry { slots, slot_bytes } = terms.requests;
-    let (handle, metrics) = (Arc::clone(handle), metrics.clone());
-    Ok((worker, Tenure { handle, link, exit, slots, slot_bytes, ping: terms.ping, metrics }))
-}
-
-/// Sees that a worker is gone. Returns how it ended, if that was not by our hand: a worker that broke the protocol because
-/// it was dying is better explained by its death.
-async fn bury(launcher: &Launcher, worker: WorkerId, tenure: &mut Tenure) -> Option<Cause> {
-    launcher.kill(worker).await;
-    match timeout(Duration::from_secs(10), tenure.exit.wait()).await {
-        Ok(None | Some(ExitCause::Killed)) => None,
-        Ok(Some(cause)) => Some(Cause::from_exit(cause)),
-        Err(_) => {
-            tracing::error!(%worker, "a killed worker has not gone within 10 s; its slot is lost");
-            None
-        }
-    }
+    let (handle, launcher, metrics) = (Arc::clone(handle), launcher.clone(), metrics.clone());
+    Ok(Tenure { worker, handle, launcher, link, exit, slots, slot_bytes, ping: terms.ping, metrics })
 }
 
 fn excused(handle: &ModelHandle, layer: Layer) -> bool {
     layer.excused_by(&handle.status().waived)
-}
-
-/// The answer while the server stops.
-pub fn going_down() -> Refusal {
-    Refusal::new(Kind::NotReady, "the server is stopping").retry_after(Duration::from_secs(5))
-}
-
-/// The answer for a model that was given up.
-pub fn given_up(gate: Option<GateCode>) -> Refusal {
-    let message = match gate {
-        Some(code) => format!("the model was refused before it was loaded ({}); its status says why", code.name()),
-        None => "the model could not be started and was given up; its status says why".to_owned(),
-    };
-    Refusal::new(Kind::NotReady, message)
-}
-
-/// The answer while a model's breaker is open.
-pub fn breaker_open(left: Duration) -> Refusal {
-    let message = "the model's workers keep dying, so it rests for a while (breaker_open); come again";
-    Refusal::new(Kind::BreakerOpen, message).retry_after(left)
 }

@@ -3,17 +3,21 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use casemate_ipc::id::BatchId;
+use casemate_ipc::id::{BatchId, WorkerId};
+use casemate_ipc::launch::ExitCause;
 use casemate_ipc::work::{Declared, Failure, FromWorker, Inside, Placed, Step, ToWorker};
 use tokio::sync::watch;
-use tokio::time::{sleep_until, timeout};
+use tokio::time::{sleep_until, timeout, timeout_at};
 
 use super::cause::Cause;
+use super::excuse;
 use super::flight::{Flight, NotGiven, Running};
 use super::handle::ModelHandle;
-use super::launcher::Exit;
+use super::launcher::{Exit, Launcher};
 use super::link::{Link, LinkError};
+use super::pings::Pings;
 use super::sanitise::{self, Unbelieved};
+use super::turn::Turn;
 use super::violation::Violation;
 use crate::batch::job::Job;
 use crate::batch::plan::Rule;
@@ -26,8 +30,12 @@ use crate::telemetry;
 /// A worker, and what its supervisor knows about it.
 #[derive(Debug)]
 pub struct Tenure {
+    /// Which worker.
+    pub worker: WorkerId,
     /// Whose worker.
     pub handle: Arc<ModelHandle>,
+    /// Who can end it.
+    pub launcher: Launcher,
     /// Its channel and arenas.
     pub link: Link,
     /// How it will have ended.
@@ -54,13 +62,16 @@ pub enum End {
 }
 
 impl Tenure {
-    /// Waits until the worker serves, and says what it saw of its cage. `load` is how long it may take.
-    pub async fn begin(&mut self, load: Duration) -> Result<Inside, End> {
+    /// Waits until the worker serves, and says what it saw of its cage. `load` is how long that may take from its turn on.
+    pub async fn begin(&mut self, turn: Turn, load: Duration) -> Result<Inside, End> {
+        let until = turn.since + load;
         let handshake = async {
             let (declared, inside) = match self.next().await? {
                 FromWorker::Verified { declared, inside } => (declared, inside),
                 other => return Err(out_of_turn(&other)),
             };
+            // The next thing it does is up to the model.
+            drop(turn);
             sanitise::check_declared(&declared).map_err(|e| End::Lost(Cause::protocol(&e)))?;
             self.handle.verified(Arc::new(declared));
             match self.next().await? {
@@ -71,7 +82,7 @@ impl Tenure {
                 other => Err(out_of_turn(&other)),
             }
         };
-        match timeout(load, handshake).await {
+        match timeout_at(until.into(), handshake).await {
             Ok(result) => result,
             Err(_) => {
                 let limit = load.as_millis();
@@ -92,11 +103,8 @@ impl Tenure {
             self.handle.queue.push_front(job);
         }
         let refusal = match &end {
-            End::Lost(cause) if cause.word == "deadline" => late(),
-            _ => Refusal::new(
-                Kind::WorkerDied,
-                "the model's worker died while it ran this request; the server's log and the model's status say why",
-            ),
+            End::Lost(cause) if cause.word == "deadline" => excuse::late(),
+            _ => excuse::died(),
         };
         for job in lost {
             job.answer(Err(refusal.clone()));
@@ -214,7 +222,7 @@ impl Tenure {
                     self.handle
                         .violated(&Violation::memory(), "an allocation beyond the limit was refused; it goes on");
                 }
-                self.fail(running, &refusal(failure));
+                self.fail(running, &excuse::failed(failure));
                 answered();
                 None
             }
@@ -251,16 +259,14 @@ impl Tenure {
                         job.answer(Ok(part));
                     }
                 }
-                None => self.fail(running, &refusal(Failure::Output)),
+                None => self.fail(running, &excuse::failed(Failure::Output)),
             },
             Err(Unbelieved::Undeclared(why)) => {
                 tracing::warn!(model = %self.handle.model, why, "the model's output is not what its manifest declares");
-                self.fail(running, &refusal(Failure::Output));
+                self.fail(running, &excuse::failed(Failure::Output));
             }
             Err(Unbelieved::Lie(why)) => {
-                let refusal =
-                    Refusal::new(Kind::WorkerDied, "the model's worker gave an impossible answer and was killed");
-                running.jobs.into_iter().for_each(|job| job.answer(Err(refusal.clone())));
+                running.jobs.into_iter().for_each(|job| job.answer(Err(excuse::lied())));
                 return Some(End::Lost(Cause::protocol(&why)));
             }
         }
@@ -296,14 +302,28 @@ impl Tenure {
         }
     }
 
-    /// A closed channel: the launcher says how the worker ended.
+    /// A closed channel: the worker is dying, or it has cut its channel and stays. To kill it is right for both, and leaves
+    /// the cause of one that is dying as it is.
     async fn gone(&mut self, error: LinkError) -> End {
-        match error {
-            LinkError::Protocol(what) => End::Lost(Cause::protocol(&what)),
-            LinkError::Closed => match timeout(Duration::from_secs(5), self.exit.wait()).await {
-                Ok(Some(cause)) => End::Lost(Cause::from_exit(cause)),
-                _ => End::Lost(Cause::protocol("it closed its channel and did not exit")),
-            },
+        End::Lost(match error {
+            LinkError::Protocol(what) => Cause::protocol(&what),
+            LinkError::Closed => {
+                let stayed = || Cause::protocol("it closed its channel and did not exit");
+                self.bury().await.unwrap_or_else(stayed)
+            }
+        })
+    }
+
+    /// Sees that the worker is gone. Returns how it ended, if that was not by our hand.
+    pub async fn bury(&mut self) -> Option<Cause> {
+        self.launcher.kill(self.worker).await;
+        match timeout(Duration::from_secs(10), self.exit.wait()).await {
+            Ok(None | Some(ExitCause::Killed)) => None,
+            Ok(Some(cause)) => Some(Cause::from_exit(cause)),
+            Err(_) => {
+                tracing::error!(worker = %self.worker, "a killed worker has not gone within 10 s; its slot is lost");
+                None
+            }
         }
     }
 
@@ -315,45 +335,6 @@ impl Tenure {
             Ok(_) => End::Drained,
             Err(_) => End::Lost(Cause::deadline("it did not go when told")),
         }
-    }
-}
-
-/// Questions to an idle worker.
-#[derive(Debug)]
-struct Pings {
-    pause: Duration,
-    next: Instant,
-    asked: Option<u64>,
-    token: u64,
-    missed: u32,
-}
-
-impl Pings {
-    fn new(pause: Duration) -> Self {
-        Self { pause, next: Instant::now() + pause, asked: None, token: 0, missed: 0 }
-    }
-
-    async fn due(&self) {
-        sleep_until(self.next.into()).await;
-    }
-
-    /// Asks again; false once two questions went unanswered.
-    fn ask(&mut self, link: &Link) -> bool {
-        self.next = Instant::now() + self.pause;
-        if self.asked.is_some() {
-            self.missed += 1;
-            return self.missed < 2;
-        }
-        self.token += 1;
-        self.asked = Some(self.token);
-        // A worker whose socket is full has stopped reading; the next round ends it.
-        let _ = link.send(&ToWorker::Ping { token: self.token });
-        true
-    }
-
-    fn answered(&mut self, token: u64) -> bool {
-        self.missed = 0;
-        self.asked.take() == Some(token)
     }
 }
 
@@ -379,29 +360,4 @@ fn out_of_turn(message: &FromWorker) -> End {
 
 fn wrong_batch(batch: BatchId) -> End {
     End::Lost(Cause::protocol(&format!("an answer for {batch}, which is not the one that runs")))
-}
-
-/// What the clients are told; the worker's own words stay in the log.
-fn refusal(failure: Failure) -> Refusal {
-    match failure {
-        Failure::Model => {
-            Refusal::new(Kind::ModelError, "the model raised an error on this input; see the server's log")
-        }
-        Failure::Memory => Refusal::new(
-            Kind::ModelMemory,
-            "the model wanted more memory than it may have (limits.worker_memory_mib, or memory_mib of the model)",
-        ),
-        Failure::Output => {
-            Refusal::new(Kind::BadOutput, "the model's output is not what its manifest declares; see the server's log")
-        }
-        Failure::TooLarge => Refusal::new(
-            Kind::BadOutput,
-            "the model's output is larger than this server passes on (limits.response_bytes)",
-        ),
-    }
-}
-
-/// The answer to everybody whose deadline passed.
-pub fn late() -> Refusal {
-    Refusal::new(Kind::Deadline, "no answer before the request's deadline (limits.deadline_ms in the model's manifest)")
 }

@@ -47,7 +47,7 @@ impl Violation {
     /// A system call that the filter refused.
     pub fn syscall(denied: Denied) -> Self {
         let call = Call::of(denied);
-        let cause = if call.is_abort() { "abort" } else { "syscall" };
+        let cause = if call.is_abort() || call.is_report() { "abort" } else { "syscall" };
         Self { guard: Guard::Layer(Layer::Seccomp), cause, call: Some(Box::new(call)) }
     }
 
@@ -94,6 +94,12 @@ impl Call {
         self.name == "tgkill" && self.args.get(2) == Some(&6)
     }
 
+    /// Before it aborts, glibc says on standard error what it found. It does so with this call and nothing of ours does, so
+    /// it is stopped at the saying.
+    pub fn is_report(&self) -> bool {
+        self.name == "writev" && self.args.first() == Some(&2)
+    }
+
     /// Its arguments in hexadecimal, with spaces between.
     pub fn arguments(&self) -> String {
         let args: Vec<String> = self.args.iter().map(|a| format!("{a:#x}")).collect();
@@ -123,7 +129,9 @@ mod tests {
         assert_eq!(x32.call.unwrap().name, "unknown");
         let unread = Violation::syscall(Denied { number: -1, ..denied.clone() });
         assert_eq!(unread.call.unwrap().name, "unread");
-        let abort = Denied { number: Sysno::tgkill.id().into(), args: [1, 1, 6, 0, 0, 0], ..denied };
+        let abort = Denied { number: Sysno::tgkill.id().into(), args: [1, 1, 6, 0, 0, 0], ..denied.clone() };
         assert_eq!(Violation::syscall(abort).cause, "abort");
+        let writes = |file| Denied { number: Sysno::writev.id().into(), args: [file, 9, 3, 0, 0, 0], ..denied.clone() };
+        assert_eq!([2, 3].map(|file| Violation::syscall(writes(file)).cause), ["abort", "syscall"]);
     }
 }

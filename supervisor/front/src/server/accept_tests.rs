@@ -6,6 +6,8 @@ use axum::routing::{get, post};
 
 use super::*;
 
+const SLOW: Duration = Duration::from_secs(2);
+
 struct Served {
     address: std::net::SocketAddr,
     stop: watch::Sender<bool>,
@@ -13,13 +15,13 @@ struct Served {
 }
 
 async fn serving(change: impl FnOnce(&mut Limits)) -> Served {
-    let mut limits = Limits { header_ms: 200, idle_ms: 600, body_ms: 300, drain_ms: 2000, ..Limits::default() };
+    let mut limits = Limits { header_ms: 200, idle_ms: 600, body_ms: 300, drain_ms: 20_000, ..Limits::default() };
     change(&mut limits);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = watch::channel(false);
     let slow = || async {
-        sleep(Duration::from_millis(400)).await;
+        sleep(SLOW).await;
         "slow"
     };
     let router = Router::new()
@@ -65,20 +67,20 @@ const FAST: &[u8] = b"GET /fast HTTP/1.1\r\nHost: x\r\n\r\n";
 
 #[tokio::test]
 async fn slow_heads_are_cut_off_but_idle_connections_live_longer() {
-    let served = serving(|_| ()).await;
+    let served = serving(|limits| limits.idle_ms = 20_000).await;
     let mut silent = served.connect();
     let mut drips = served.connect();
     let mut keeps = served.connect();
     client(move || {
         let begun = std::time::Instant::now();
         assert_eq!(rest(&mut silent), "");
-        assert!(begun.elapsed() < Duration::from_millis(500), "{:?}", begun.elapsed());
+        assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
         // One byte every 50 ms never makes a head in 200.
         let begun = std::time::Instant::now();
         while drips.write_all(b"G").is_ok() && begun.elapsed() < Duration::from_secs(5) {
             std::thread::sleep(Duration::from_millis(50));
         }
-        assert!(begun.elapsed() < Duration::from_secs(1));
+        assert!(begun.elapsed() < Duration::from_secs(5));
     })
     .await;
     drop(served);
@@ -95,7 +97,7 @@ async fn slow_heads_are_cut_off_but_idle_connections_live_longer() {
         one(&mut keeps, "fast");
         let begun = std::time::Instant::now();
         assert_eq!(rest(&mut keeps), "");
-        assert!((400..1200).contains(&begun.elapsed().as_millis()), "{:?}", begun.elapsed());
+        assert!((400..5000).contains(&begun.elapsed().as_millis()), "{:?}", begun.elapsed());
     })
     .await;
 }
@@ -113,14 +115,19 @@ async fn heads_are_bounded() {
 
 #[tokio::test]
 async fn a_client_that_does_not_read_its_answer_is_cut_off() {
-    let served = serving(|_| ()).await;
-    let mut deaf = served.connect();
+    let served = serving(|limits| (limits.connections, limits.header_ms) = (1, 20_000)).await;
+    let (mut deaf, mut next) = (served.connect(), served.connect());
     let got = client(move || {
         deaf.write_all(b"GET /big HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
-        std::thread::sleep(Duration::from_millis(1000));
-        rest(&mut deaf).len()
+        // There is one place, so this one is answered when the other was cut off, however long that takes.
+        next.write_all(FAST).unwrap();
+        next.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        one(&mut next, "fast");
+        rest(&mut deaf)
     });
-    assert!(got.await < 64 << 20);
+    let got = got.await;
+    assert!(got.starts_with("HTTP/1.1 200 "), "it was cut off before it was answered");
+    assert!(got.len() < 64 << 20);
 }
 
 #[tokio::test]
@@ -170,12 +177,12 @@ async fn a_stop_lets_running_requests_end_and_closes_idle_connections() {
     client(move || {
         let begun = std::time::Instant::now();
         assert_eq!(rest(&mut idle), "");
-        assert!(begun.elapsed() < Duration::from_millis(250));
+        assert!(begun.elapsed() < SLOW / 2, "{:?}", begun.elapsed());
         assert!(rest(&mut busy).ends_with("\r\n\r\nslow"));
         drop(idle);
     })
     .await;
-    timeout(Duration::from_secs(2), served.task).await.unwrap().unwrap();
+    timeout(Duration::from_secs(20), served.task).await.unwrap().unwrap();
     assert!(Plain::connect(served.address).is_err());
     drop(silent);
 }
@@ -187,5 +194,5 @@ async fn a_stop_has_an_end() {
     busy.write_all(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
     sleep(Duration::from_millis(100)).await;
     served.stop.send(true).unwrap();
-    timeout(Duration::from_millis(300), served.task).await.unwrap().unwrap();
+    timeout(SLOW / 2, served.task).await.unwrap().unwrap();
 }

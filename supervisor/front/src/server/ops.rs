@@ -70,7 +70,7 @@ struct Report<'a> {
     name: &'a ModelName,
     version: &'a Version,
     state: &'static str,
-    /// Why it was given up or rests, where it is.
+    /// Why it waits, rests or was given up, where it does.
     reason: Option<&'a str>,
     starts: u64,
     last_exit: Option<ExitReport<'a>>,
@@ -140,7 +140,7 @@ fn report(status: &ModelStatus) -> Report<'_> {
         version: &model.version,
         state: state.name(),
         reason: match state {
-            ModelState::Failed(reason) | ModelState::Open(reason) => Some(reason),
+            ModelState::BackingOff(reason) | ModelState::Failed(reason) | ModelState::Open(reason) => Some(reason),
             _ => None,
         },
         starts: *starts,

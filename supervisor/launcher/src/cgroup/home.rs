@@ -34,7 +34,8 @@ impl Home {
                 Ok(Some(lock)) => return Ok(Self { folder, controllers, _lock: lock }),
                 Ok(None) => {}
                 Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EEXIST)) => last = error,
-                Err(source) => return Err(CgroupError::Refused { path: folder, source }),
+                // The parent by name: that of the folder is another one each time.
+                Err(source) => return Err(CgroupError::Refused { path: parent.into(), source }),
             }
         }
         Err(CgroupError::Refused { path: parent.into(), source: last })

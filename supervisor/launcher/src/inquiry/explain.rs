@@ -13,9 +13,8 @@ use casemate_ipc::layer::Layer;
 use casemate_lockdown::policy::{self, Filter};
 use casemate_lockdown::{Role, Stage as Compiled};
 
-use super::InquiryError;
-use super::never;
 use super::survey::Survey;
+use super::{InquiryError, kernel, never};
 use crate::attest::worker_stages;
 use crate::jail::rlimit::Ceilings;
 use crate::models::Store;
@@ -78,13 +77,13 @@ fn arena(name: &str, geometry: Geometry, writable: bool) -> Arena {
 }
 
 fn said(layer: Layer, config: &Config, survey: &Survey) -> LayerSaid {
-    let lack = layer.waiver().and_then(|waiver| survey.lack(waiver));
+    let lack = if layer.optional() { kernel::core_scheduling().err() } else { survey.lacks(layer) };
     LayerSaid {
         layer: layer.name().to_owned(),
         says: sentence(layer.name()).to_owned(),
         here: lack.is_none() && survey.refused.is_none(),
-        waived: lack.is_some() && layer.waiver().is_some_and(|waiver| config.waives(waiver)),
-        lack: lack.or(survey.refused.as_deref()).map(str::to_owned),
+        waived: lack.is_some() && layer.excused_by(&config.waived),
+        lack: lack.or_else(|| survey.refused.clone()),
     }
 }
 
@@ -93,7 +92,7 @@ fn sentence(layer: &str) -> &'static str {
     match layer {
         "user-namespace" => "It has a user namespace of its own: no privilege in it means anything outside.",
         "namespaces" => {
-            "It has mounts, processes, network, names and IPC objects of its own, and none of anybody else's."
+            "It has mounts, processes, network, names, clocks and IPC objects of its own, and none of anybody else's."
         }
         "own-identity" => "It has a uid and gid that no other process has.",
         "empty-root" => "There is nothing under its /, not even a folder.",
@@ -107,7 +106,7 @@ fn sentence(layer: &str) -> &'static str {
         name if name.contains("cgroup") => "A control group bounds what it and all its threads use together.",
         name if name.contains("nested") => "It can make no namespace inside its own.",
         name if name.contains("speculation") => "Its CPU does not speculate past stores or at indirect branches.",
-        name if name.contains("core") => "No process of another tenant runs on the other thread of its core.",
+        name if name.contains("core") => "No other worker runs on the other thread of its core. Never demanded.",
         _ => "",
     }
 }

@@ -15,7 +15,7 @@ const GROUP: &str = "kernel";
 /// All of it.
 pub(super) fn look() -> Vec<Finding> {
     let mut found = vec![version(), landlock(), seccomp(), threads(), yama()];
-    found.extend([speculation(), core_scheduling(), exec_gain(), memory_files(), overcommit()]);
+    found.extend([speculation(), cores(), exec_gain(), memory_files(), overcommit()]);
     found
 }
 
@@ -100,12 +100,17 @@ fn controlled(answer: nix::Result<i32>) -> String {
     }
 }
 
-fn core_scheduling() -> Finding {
-    let value = match question::core_cookie() {
-        Ok(cookie) => format!("there; cookie {cookie:#x}"),
-        Err(Errno::ENODEV) => "not needed: one thread a core".to_owned(),
-        Err(errno) => format!("not there ({errno}): a kernel with CONFIG_SCHED_CORE would have it"),
-    };
+/// What there is of it, or why there is none.
+pub(super) fn core_scheduling() -> Result<String, String> {
+    match question::core_cookie() {
+        Ok(cookie) => Ok(format!("there; cookie {cookie:#x}")),
+        Err(Errno::ENODEV) => Ok("not needed: one thread a core".to_owned()),
+        Err(errno) => Err(format!("not there ({errno}): a kernel with CONFIG_SCHED_CORE would have it")),
+    }
+}
+
+fn cores() -> Finding {
+    let (Ok(value) | Err(value)) = core_scheduling();
     finding(GROUP, "core-scheduling", value, State::Note)
 }
 

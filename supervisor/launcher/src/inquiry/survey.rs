@@ -1,7 +1,7 @@
 //! Which layers this host and this user cannot give, by the very trial that serving makes, with nothing waived.
 
 use casemate_config::Config;
-use casemate_ipc::layer::Waiver;
+use casemate_ipc::layer::{Layer, Waiver};
 
 use crate::host::{self, HostError};
 use crate::library::Library;
@@ -42,8 +42,13 @@ impl Survey {
         }
     }
 
-    /// Why that layer is missing, if it is.
-    pub(super) fn lack(&self, waiver: Waiver) -> Option<&str> {
-        self.lacks.iter().find(|(lack, _)| *lack == waiver).map(|(_, why)| why.as_str())
+    /// Why that layer is missing, if it is; some go with another one.
+    pub(super) fn lacks(&self, layer: Layer) -> Option<String> {
+        let missing: Vec<Waiver> = self.lacks.iter().map(|(waiver, _)| *waiver).collect();
+        if !layer.excused_by(&missing) {
+            return None;
+        }
+        let own = self.lacks.iter().find(|(waiver, _)| layer.waiver() == Some(*waiver));
+        own.or(self.lacks.first()).map(|(_, why)| why.clone())
     }
 }

@@ -13,9 +13,9 @@ use casemate_ipc::seqpacket::{Channel, PacketBuffer};
 use casemate_ipc::shm::arena::{Reader, Writer};
 use casemate_ipc::shm::map::Frozen;
 use casemate_ipc::work::{FromWorker, ToWorker};
-use casemate_launcher::sys::process::exit_now;
+use casemate_launcher::sys::process::{Forked, exit_now, fork};
 use casemate_lockdown::{Requirements, confine, lock, seal};
-use nix::sched::{CloneFlags, unshare};
+use nix::sched::CloneFlags;
 use nix::sys::resource::{Resource, getrlimit};
 
 use crate::born::Born;
@@ -125,10 +125,15 @@ fn thread_refused(grant: &Grant) {
     }
 }
 
-/// Namespaces inside its own, with the capabilities that it has left until the lock.
+/// Namespaces inside its own, with the capabilities that it has left until the lock, and by the one call for it that the
+/// launcher's filter cannot look into.
 fn nest() {
-    let user = unshare(CloneFlags::CLONE_NEWUSER);
-    let mnt = unshare(CloneFlags::CLONE_NEWNS);
+    let made_in = |namespaces| match fork(namespaces, None) {
+        Ok(Forked::Child) => exit_now(0),
+        Ok(Forked::Parent { .. }) => Ok(()),
+        Err(errno) => Err(errno),
+    };
+    let (user, mnt) = (made_in(CloneFlags::CLONE_NEWUSER), made_in(CloneFlags::CLONE_NEWNS));
     println!("user={user:?} mnt={mnt:?}");
 }
 

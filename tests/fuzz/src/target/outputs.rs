@@ -50,7 +50,7 @@ pub fn lifecycle(data: &[u8]) {
     let mut life = Lifecycle::new(attempts);
     let mut stillborn = 0;
     for event in events {
-        let end = match event % 5 {
+        let end = match event % 6 {
             0 => {
                 stillborn = 0;
                 life.ready();
@@ -62,13 +62,15 @@ pub fn lifecycle(data: &[u8]) {
             }
             2 => End::Stillborn,
             3 => End::Died,
-            _ => End::Hopeless,
+            4 => End::Hopeless,
+            _ => End::NotYet,
         };
         stillborn += u32::from(end == End::Stillborn);
         match (life.ended(end), end) {
             (Next::GiveUp, End::Hopeless) => return,
             (Next::GiveUp, End::Stillborn) => return assert!(stillborn >= attempts, "{stillborn} of {attempts}"),
             (Next::GiveUp, End::Died) => panic!("a client could switch a model off"),
+            (Next::GiveUp, End::NotYet) => panic!("nothing was wrong with the model"),
             (Next::After(_), End::Hopeless) => panic!("what can never be served is tried again"),
             (Next::After(pause), _) => assert!(pause <= Duration::from_secs(60), "{pause:?}"),
         }

@@ -64,7 +64,12 @@ pub fn cut(text: &str, most: usize) -> Result<Vec<Token<'_>>, Fault> {
                 at = inner.end + (inner.start - at);
             }
             b'0'..=b'9' => {
-                at += number_length(bytes, at);
+                let length = number_length(bytes, at);
+                if !is_number(bytes.get(at..at + length).unwrap_or_default()) {
+                    let why = "a number that runs into something else, which libtorch would take for a method of it";
+                    return Err((CodeText, at, why.to_owned()));
+                }
+                at += length;
                 push(Kind::Number);
             }
             b'_' | b'a'..=b'z' | b'A'..=b'Z' => {
@@ -181,4 +186,20 @@ fn number_length(bytes: &[u8], at: usize) -> usize {
         length += 1;
     }
     length
+}
+
+/// Whether all of it is a number as `torch.jit.save` prints one: `1`, `1.5`, `2.`, `1e-05`, `0.j`. libtorch's lexer ends a
+/// number where C does, so what follows in `1.0.save` is a method.
+fn is_number(text: &[u8]) -> bool {
+    let digits = |text: &[u8]| text.iter().take_while(|b| b.is_ascii_digit()).count();
+    let mut rest = text.get(digits(text)..).unwrap_or_default();
+    if let [b'.', tail @ ..] = rest {
+        rest = tail.get(digits(tail)..).unwrap_or_default();
+    }
+    if let [b'e' | b'E', tail @ ..] = rest {
+        let tail = if let [b'+' | b'-', tail @ ..] = tail { tail } else { tail };
+        let power = digits(tail);
+        rest = tail.get(power..).filter(|_| power > 0).unwrap_or(b"e");
+    }
+    matches!(rest, b"" | b"j")
 }

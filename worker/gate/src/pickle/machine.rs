@@ -22,6 +22,7 @@ pub fn walk(bytes: &[u8], around: &Surroundings<'_>) -> Result<Pickled, Refusal>
         marks: Vec::new(),
         memo: Vec::new(),
         globals: Vec::new(),
+        typed: 0,
         found: Pickled::default(),
     };
     let mut at = 0;
@@ -48,6 +49,8 @@ pub(super) struct Machine<'a, 's> {
     marks: Vec<usize>,
     memo: Vec<Value<'a>>,
     globals: Vec<Global>,
+    /// Values that were held against a type, and letters of such types.
+    pub(super) typed: u64,
     pub(super) found: Pickled,
 }
 
@@ -239,8 +242,15 @@ impl<'a> Machine<'a, '_> {
         let (arguments, called) = (self.pop()?, self.pop()?);
         let Value::Global(at) = called else { return Err("a call of something that is no function".into()) };
         let global = self.globals.get(at).cloned().ok_or(CUT)?;
+        if global == Global::Enum {
+            // A member, by its value; it stands there without a tuple.
+            return match arguments {
+                Value::Int(_) | Value::Float | Value::Text(_) => self.node(Node::Plain, &[arguments]),
+                _ => Err("a member of an enumeration by a value that is neither a number nor a text".into()),
+            };
+        }
         let arguments = self.arena.tuple(arguments).ok_or("a call without a tuple of arguments")?.to_vec();
-        let (node, parts) = self.call(&global, at, &arguments)?;
+        let (node, parts) = self.call(&global, &arguments)?;
         match node {
             Some(node) => self.node(node, &parts),
             None => {

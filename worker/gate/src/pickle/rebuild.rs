@@ -1,7 +1,8 @@
 //! What a call in a pickle gives: tensors above all, each held against its storage.
 
-use casemate_ipc::work::GateCode::{PickleOpcode, TensorBounds, TensorDevice};
+use casemate_ipc::work::GateCode::{PickleOpcode, PickleSize, TensorBounds, TensorDevice};
 
+use super::MAX_EXPANDED;
 use super::global::{Global, Item};
 use super::machine::{Fault, Machine};
 use super::tag::Tag;
@@ -12,7 +13,7 @@ use crate::refusal::shown;
 type Made<'a> = (Option<Node<'a>>, Vec<Value<'a>>);
 
 impl<'a> Machine<'a, '_> {
-    pub(super) fn call(&mut self, global: &Global, at: usize, arguments: &[Value<'a>]) -> Result<Made<'a>, Fault> {
+    pub(super) fn call(&mut self, global: &Global, arguments: &[Value<'a>]) -> Result<Made<'a>, Fault> {
         match (global, arguments) {
             (Global::Tensor, [storage, offset, sizes, strides, Value::Bool(_), Value::None, rest @ ..]) => {
                 match rest {
@@ -39,6 +40,7 @@ impl<'a> Machine<'a, '_> {
                 Ok((None, vec![*list]))
             }
             (Global::Tag, [value, Value::Text(text)]) => {
+                self.typed(text.len())?;
                 let tag = Tag::parse(text, self.around).map_err(|(code, why)| Fault::new(code, why))?;
                 if !matches!(tag, Tag::List(_) | Tag::Dict(..)) {
                     return Err("a type for something that is neither a list nor a dictionary".into());
@@ -54,10 +56,6 @@ impl<'a> Machine<'a, '_> {
                 Ok((Some(Node::Plain), Vec::new()))
             }
             (Global::Complex, [Value::Float, Value::Float]) => Ok((Some(Node::Plain), Vec::new())),
-            // An enumeration's member, by its value.
-            (Global::Class(_), [value @ (Value::Int(_) | Value::Float | Value::Text(_))]) => {
-                Ok((Some(Node::Object(at)), vec![*value]))
-            }
             _ => Err("a call with arguments that torch.jit.save does not write".into()),
         }
     }
@@ -106,13 +104,23 @@ impl<'a> Machine<'a, '_> {
     /// `{"conj": bool, "neg": bool}`
     fn is_bits(&self, value: Value<'a>) -> bool {
         let Some(Node::Dict(items)) = self.arena.node(value) else { return false };
-        items.iter().all(|item| matches!(item, (Value::Text("conj" | "neg"), Value::Bool(_))))
+        items.len() <= 2 && items.iter().all(|item| matches!(item, (Value::Text("conj" | "neg"), Value::Bool(_))))
+    }
+
+    /// Counts. One list can be given a type again and again.
+    fn typed(&mut self, values: usize) -> Result<(), Fault> {
+        self.typed = self.typed.saturating_add(values as u64);
+        if self.typed > MAX_EXPANDED {
+            return Err(Fault::new(PickleSize, format!("more than {MAX_EXPANDED} values that are given a type")));
+        }
+        Ok(())
     }
 
     /// Whether what a container holds is what its type says: libtorch sets the type without looking.
-    fn check_tag(&self, value: Value<'a>, tag: &Tag) -> Result<(), Fault> {
+    fn check_tag(&mut self, value: Value<'a>, tag: &Tag) -> Result<(), Fault> {
         let mut left = vec![(value, tag)];
         while let Some((value, tag)) = left.pop() {
+            self.typed(1)?;
             let fits = match (tag, value) {
                 (Tag::Any, _) | (Tag::Optional(_), Value::None) => true,
                 (Tag::Optional(inner), _) => {
