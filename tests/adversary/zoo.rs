@@ -48,7 +48,7 @@ fn the_zoo_in_service_meets_the_cage_and_the_neighbour_does_not_notice() {
 #[test]
 fn the_zoo_that_acts_at_load_never_serves_and_the_neighbour_does_not_notice() {
     let _turn = turn();
-    let mut visit = Visit::new(Entry::is_at_load, 20_000);
+    let mut visit = Visit::new(Entry::is_at_load, 12_000);
     let begun = visit.begun;
     visit.wait_for_loads();
     visit.windows.push(Window { name: "(all that act at load, at once)", ended: "", from: begun, to: Instant::now() });

@@ -138,7 +138,8 @@ fn by_operator() -> Vec<Entry> {
   r = torch.fbgemm_linear_int8_weight_fp32_activation(x - 1000., w, p, o, 1., 1, torch.zeros([4096]))
   return (r[0, 1:] != r[0, 0]).sum().to(6) + x * 0",
             Free::Answers(found),
-            Cage::Syscall("mprotect"),
+            // The kernel is machine code that is made when it is first called.
+            Cage::Syscall("mmap"),
         ),
         entry(
             "memory-as-strided",
