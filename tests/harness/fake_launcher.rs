@@ -53,7 +53,7 @@ impl FakeLauncher {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("an address");
         let text = format!(
-            "store = \"/nowhere\"\n[limits]\nrequest_bytes = 65536\nresponse_bytes = 65536\nstart_attempts = 1000\nbreaker_deaths = 1000\n{limits}\n"
+            "store = \"/nowhere\"\n[limits]\nrequest_bytes = 65536\nresponse_bytes = 65536\nstart_attempts = 1000\n{limits}\n"
         );
         let config = Config::parse(&text).expect("a config");
         let (ours, theirs) = seqpacket::pair::<LaunchReply, LaunchRequest>().expect("a channel");

@@ -4,7 +4,7 @@
 use std::io::IoSlice;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use casemate_ipc::frame;
@@ -165,8 +165,12 @@ pub fn inside() -> Inside {
     }
 }
 
-/// What every honest puppet declares: `x:FP32[-1,4]` to `y:FP32[-1,4]`, two seconds to answer.
+/// What every honest puppet declares: `x:FP32[-1,4]` to `y:FP32[-1,4]`, two seconds to answer. Each has bytes of its own, as
+/// all models with the same bytes share one breaker.
 pub fn declared() -> Declared {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    let mut sha256 = [7; 32];
+    sha256[..8].copy_from_slice(&NEXT.fetch_add(1, Ordering::Relaxed).to_le_bytes());
     let spec = |text: &str| text.parse::<TensorSpec>().expect("a declaration");
     Declared {
         signature: ModelSignature::new(vec![spec("x:f32[-1,4]")], vec![spec("y:f32[-1,4]")]).expect("a signature"),
@@ -174,7 +178,7 @@ pub fn declared() -> Declared {
         max_batch_size: 1,
         max_batch_delay_us: 0,
         deadline_ms: 2000,
-        sha256: [7; 32],
+        sha256,
         platform: "puppet".to_owned(),
     }
 }

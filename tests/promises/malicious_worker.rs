@@ -357,7 +357,8 @@ fn descriptors_that_nobody_asked_for() {
     while Instant::now() < until {
         assert_eq!(launcher.row("sender", [1.0; 4]).status, 200, "the control");
         assert_eq!(launcher.row("sender", [1.0; 4]).status, 502);
-        assert!(launcher.descriptors() <= base.descriptors + 2);
+        // A request and a start have a few of their own for a moment; an attack brings hundreds.
+        assert!(launcher.descriptors() <= base.descriptors + 30);
         neighbour_answers(&launcher);
     }
     assert_eq!(last_cause(&launcher, "sender"), "protocol");

@@ -69,6 +69,7 @@ fn to_an_ordinary_user_it_is_told_too() {
 
 fn told(setup: Setup, own_uid: bool) {
     let casemate = setup
+        .past_the_gate("save", &["aten::save"])
         .simple("save", &models::save_file(When::Asked, "/tmp/casemate-violation"))
         .simple("neighbour", &models::double())
         .serve();
@@ -219,6 +220,7 @@ fn a_breaker_closes_by_itself_with_the_first_good_answer() {
     let casemate = Setup::new()
         .limit("breaker_deaths", 2)
         .limit("breaker_rest_ms", 300)
+        .past_the_gate("segv", &["inductor::_reinterpret_tensor"])
         .simple("segv", &models::crash_sigsegv(When::Asked))
         .serve();
     for _ in 0..2 {
@@ -271,6 +273,7 @@ fn what_a_model_prints_is_counted_for_all_and_told_to_the_operator_alone() {
 fn what_a_model_says_while_it_is_loaded_is_in_no_status() {
     let casemate = Setup::new()
         .limit("start_attempts", 1)
+        .past_the_gate("raises", &[])
         .simple("raises", &models::raises(When::Load, "the secret is 42"))
         .simple("neighbour", &models::double())
         .serve();

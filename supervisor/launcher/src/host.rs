@@ -1,7 +1,8 @@
 //! What this host and this user can give, tried out before anything starts. A layer that is missing ends it here, with the
 //! words that the operator may write to go without; a layer that is there is put on, whatever the operator wrote.
 
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use casemate_config::Config;
 use casemate_ipc::layer::Waiver;
@@ -13,7 +14,7 @@ use crate::cgroup::{CgroupError, Cgroups, Entry, Leaf};
 use crate::fork::{self, BirthError};
 use crate::jail::identity::{Identity, Pool, anywhere, uids_of_processes};
 use crate::jail::rlimit::Ceilings;
-use crate::jail::{Jail, Step, namespaces};
+use crate::jail::{Failure, Jail, Step, namespaces};
 use crate::library::Library;
 use crate::owner::Owner;
 use crate::sys::process::{exit_now, landlock_version};
@@ -80,7 +81,13 @@ pub fn probe(config: &Config, owner: Owner, library: &Library) -> Result<Host, H
     let cgroups = Cgroups::found().map_err(|error| lacks.push(Lack { waiver: Waiver::Cgroup, why: error.to_string() }));
     let mut trial = Trial { config, owner, library, cgroups: cgroups.ok(), namespaces: true, alone: true, calm: true };
     // Each round gives up one layer, so it ends.
+    let mut patience = PATIENCE;
     while let Err(error) = trial.run() {
+        if patience > 0 && error.is_shortage() {
+            patience -= 1;
+            thread::sleep(PAUSE);
+            continue;
+        }
         match trial.give_up(&error) {
             Some(waiver) => lacks.push(Lack { waiver, why: format!("{error}{}", hint(waiver, &error)) }),
             // Never with root's own uid inside: that would be a worker that owns the host's files.
@@ -97,6 +104,10 @@ pub fn probe(config: &Config, owner: Owner, library: &Library) -> Result<Host, H
         Err(HostError::Lacks { lacks, all: missing })
     }
 }
+
+/// How often, and after what pause, a trial is made again that failed for want of something that may come back.
+const PATIENCE: u32 = 5;
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// A jail as for a worker, with all that is not known to be missing.
 struct Trial<'a> {
@@ -164,11 +175,39 @@ impl Trial<'_> {
             Some(Step::Speculation) if std::mem::take(&mut self.calm) => return Some(Waiver::Speculation),
             _ => {}
         }
-        let identity = matches!(error, TrialError::Birth(BirthError::Identity(_)));
-        if identity && self.owner.is_root() {
-            return None;
+        let namespaces = match error {
+            TrialError::Birth(BirthError::Identity(_)) => !self.owner.is_root(),
+            // A full process table says nothing about namespaces, and neither does a limit that cannot be set.
+            TrialError::Birth(BirthError::Fork(_)) => !error.is_shortage(),
+            TrialError::Birth(BirthError::Step(failure)) => OF_NAMESPACES.contains(&failure.step),
+            TrialError::Birth(_) | TrialError::Cgroup(_) => false,
+        };
+        (namespaces && std::mem::take(&mut self.namespaces)).then_some(Waiver::Namespaces)
+    }
+}
+
+/// The steps that only a child with namespaces of its own takes.
+const OF_NAMESPACES: [Step; 7] = [
+    Step::Propagation,
+    Step::Libraries,
+    Step::Identity,
+    Step::Root,
+    Step::Pivot,
+    Step::HostName,
+    Step::NestedNamespaces,
+];
+
+impl TrialError {
+    /// Whether the host was short of something for a moment.
+    fn is_shortage(&self) -> bool {
+        use Errno::{EAGAIN, EINTR, EMFILE, ENFILE, ENOMEM};
+        match self {
+            Self::Birth(BirthError::Fork(errno) | BirthError::Step(Failure { errno, .. })) => {
+                matches!(errno, EAGAIN | EINTR | EMFILE | ENFILE | ENOMEM)
+            }
+            Self::Birth(BirthError::Wire(_) | BirthError::Slow) => true,
+            Self::Birth(BirthError::Identity(_)) | Self::Cgroup(_) => false,
         }
-        std::mem::take(&mut self.namespaces).then_some(Waiver::Namespaces)
     }
 }
 

@@ -19,7 +19,8 @@ pub mod target;
 pub type Target = fn(&[u8]);
 
 /// Every target, by name.
-pub const TARGETS: [(&str, Target); 13] = [
+pub const TARGETS: [(&str, Target); 14] = [
+    ("archive_gate", target::archive_gate),
     ("channel", target::channel),
     ("config", target::config),
     ("escape", target::escape),

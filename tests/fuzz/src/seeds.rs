@@ -1,6 +1,7 @@
 //! Where every run starts: bytes that the real encoders make, and texts as people write them. They are committed under
 //! `seeds/`, where libFuzzer finds them; a test holds the files to this list.
 
+use crate::target::pack;
 use casemate_ipc::frame::{self, Message};
 use casemate_ipc::id::{BatchId, ModelId, WorkerId};
 use casemate_ipc::launch::{
@@ -24,6 +25,7 @@ pub struct Seed {
 /// Every seed.
 pub fn all() -> Vec<Seed> {
     let mut seeds = Vec::new();
+    archives(&mut seeds);
     contract(&mut seeds);
     outputs(&mut seeds);
     requests(&mut seeds);
@@ -61,6 +63,32 @@ fn inside() -> Inside {
         landlock_complete: true,
         no_exec_gain: true,
     }
+}
+
+/// A `data.pkl` with a tensor, a list with its type, a number and a text; a `constants.pkl`; code with most of the language.
+fn archives(seeds: &mut Vec<Seed>) {
+    const CODE: &str = "class M(Module):\n  w : Tensor\n  l : List[int]\n  f : Final[float] = 0.5\n  __annotations__[\"0\"] = str\n\
+                        \x20 def forward(self: __torch__.M, x: Tensor) -> Tensor:\n    y = torch.add(x, self.w, alpha=1)\n\
+                        \x20   for i in range(torch.len(self.l)):\n      if bool(torch.gt(y, 1.5e-2)):\n        y = (self).g(y, )\n\
+                        \x20   s = getattr(self, \"0\")\n    _0 = annotate(Dict[str, Tensor], {\"a\": CONSTANTS.c0})\n    return ops.prim.data(y[0])\n\
+                        \x20 def g(self: __torch__.M, x: Tensor) -> Tensor:\n    return __torch__.f(torch.neg(x))\n\
+                        def f(x: Tensor) -> Tensor:\n  # a remark\n  return x\n";
+    let tensor =
+        b"ctorch._utils\n_rebuild_tensor_v2\n((X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\00X\x03\0\0\0cpu\
+                   K\x10tQK\0(K\x02K\x04t(K\x04K\x01t\x89ccollections\nOrderedDict\n)RtR";
+    let data = [
+        &b"\x80\x02c__torch__\nM\nq\0)\x81}(X\x01\0\0\0wq\x01"[..],
+        tensor,
+        b"q\x02X\x01\0\0\0lctorch.jit._pickle\nbuild_intlist\n](K\x01M\x01\x02J\xff\xff\xff\xffe\x85R",
+        b"X\x01\0\0\0fG?\xe0\0\0\0\0\0\0X\x01\0\0\00X\x02\0\0\0hiub.",
+    ]
+    .concat();
+    let constants = [&b"\x80\x02"[..], tensor, b"\x85."].concat();
+    add(seeds, "archive_gate", "parts", [b"\0", &data[..], b"\n\0", b"\x80\x02).", b"\n\0", CODE.as_bytes()].concat());
+    add(seeds, "archive_gate", "constants", [b"\0", &data[..], b"\n\0", &constants, b"\n\0", CODE.as_bytes()].concat());
+    let small = b"class M(Module):\n  def forward(self: __torch__.M, x: Tensor) -> Tensor:\n    return x\n";
+    let archive = pack(b"\x80\x02c__torch__\nM\n)\x81}b.", b"\x80\x02).", small);
+    add(seeds, "archive_gate", "whole", [&b"\x01"[..], &archive].concat());
 }
 
 fn contract(seeds: &mut Vec<Seed>) {

@@ -93,5 +93,5 @@ macro_rules! replays {
 }
 
 replays! {
-    channel config escape frame launch lifecycle manifest names numbers oip_binary oip_json sanitise work
+    archive_gate channel config escape frame launch lifecycle manifest names numbers oip_binary oip_json sanitise work
 }

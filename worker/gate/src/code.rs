@@ -41,6 +41,8 @@ pub struct Code {
 pub struct Class {
     /// Calls through it are not written out by the inliner.
     interface: bool,
+    /// A pickle names its members by their values.
+    enumeration: bool,
     /// Names and types as written.
     attributes: HashMap<String, String>,
     methods: HashMap<String, usize>,
@@ -120,6 +122,12 @@ impl Code {
     /// Full names of all classes.
     pub fn class_names(&self) -> HashSet<String> {
         self.classes.keys().cloned().collect()
+    }
+
+    /// Full names of all enumerations.
+    pub fn enum_names(&self) -> HashSet<String> {
+        let enums = self.classes.iter().filter(|(_, class)| class.enumeration);
+        enums.map(|(name, _)| name.clone()).collect()
     }
 
     /// Whether some class has an attribute or a method of this name.

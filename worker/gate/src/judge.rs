@@ -51,13 +51,13 @@ pub fn examine(bytes: &[u8], policy: &Policy, report: &mut Report) -> Result<(),
     (report.classes, report.functions) = (code.classes.len(), code.functions());
     note_uses(&code, report);
 
-    let classes = code.class_names();
+    let (classes, enums) = (code.class_names(), code.enum_names());
     let native = |name: &str| policy.native(name).is_allowed();
     let none = HashMap::new();
     for (name, folder) in [("constants.pkl", "constants"), ("data.pkl", "data")] {
         let Some(bytes) = pickles.get(name) else { continue };
         let storages = storages.get(folder).unwrap_or(&none);
-        let around = Surroundings { record: name, storages, classes: &classes, native: &native };
+        let around = Surroundings { record: name, storages, classes: &classes, enums: &enums, native: &native };
         let pickled = pickle::walk(bytes, &around)?;
         take(report, folder, storages, pickled)?;
     }
@@ -112,11 +112,18 @@ fn judge_uses(code: &Code, policy: &Policy) -> Result<(), Refusal> {
             Use::Operator(name) => match policy.operator(name) {
                 Verdict::Allowed => None,
                 Verdict::Denied(why) => Some((GraphDenied, format!("{}: {why}", shown(name)))),
-                Verdict::Unlisted => Some((GraphUnlisted, format!("{} is not on the list", shown(name)))),
+                Verdict::Unlisted => Some((GraphUnlisted, unlisted(policy, name))),
             },
             Use::Member(name) => match policy.member(name, || code.declares(name)) {
                 Verdict::Allowed => None,
-                Verdict::Denied(why) => Some((GraphDenied, format!(".{}: {why}", shown(name)))),
+                Verdict::Denied(why) => {
+                    let why = format!(
+                        ".{name}: as an operator, it {why}; an attribute or method wants another name, or \
+                         graph.extra_ops = [\"aten::{name}\"]",
+                        name = shown(name)
+                    );
+                    Some((GraphDenied, why))
+                }
                 Verdict::Unlisted => Some((GraphUnlisted, format!(".{} is not on the list", shown(name)))),
             },
             Use::Builtin(name) => match policy.builtin(name) {
@@ -126,7 +133,7 @@ fn judge_uses(code: &Code, policy: &Policy) -> Result<(), Refusal> {
             Use::Native(name) => match policy.native(name) {
                 Verdict::Allowed => None,
                 Verdict::Denied(why) => Some((GraphDenied, format!("{}: {why}", shown(name)))),
-                Verdict::Unlisted => Some((GraphUnlisted, format!("{} is written in C++", shown(name)))),
+                Verdict::Unlisted => Some((GraphUnlisted, native_unlisted(name))),
             },
             Use::Hook(name) if !policy.hooks() => {
                 Some((GraphHook, format!("{name} runs while the model is loaded, before its graph can be judged")))
@@ -146,6 +153,18 @@ fn judge_uses(code: &Code, policy: &Policy) -> Result<(), Refusal> {
         Some((_, record, offset, code, why)) => Err(Refusal::record(code, record, offset, why)),
         None => Ok(()),
     }
+}
+
+fn native_unlisted(name: &str) -> String {
+    let name = shown(name.strip_prefix("__torch__.").unwrap_or(name));
+    format!("the class {name} is written in C++; graph.extra_ops = [\"{name}\"] allows it")
+}
+
+/// What the owner may do about an operator that nobody has listed.
+fn unlisted(policy: &Policy, name: &str) -> String {
+    let name = shown(name);
+    let why = policy.left_out(&name).map_or(String::new(), |why| format!(" ({why})"));
+    format!("{name} is not on the list{why}; graph.extra_ops = [\"{name}\"] allows it")
 }
 
 fn rank(code: casemate_ipc::work::GateCode) -> u8 {

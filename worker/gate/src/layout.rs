@@ -33,6 +33,10 @@ pub enum Kind {
     Version,
     /// `byteorder`.
     ByteOrder,
+    /// `traced_inputs.pkl`: the shapes that a model was traced with. libtorch reads them only where it is asked to.
+    Traced,
+    /// `traced_inputs/N`: where their bytes would be; `torch.jit.save` leaves them out.
+    TracedStorage,
     /// A few words that change nothing.
     Note,
     /// `extra/…`: a file that the user put beside the model. Nothing here reads it.
@@ -45,13 +49,16 @@ impl Kind {
         Some(match name {
             "data.pkl" => Self::Object,
             "constants.pkl" => Self::Constants,
-            "version" => Self::Version,
+            // From version 6 on in a folder of its own.
+            "version" | ".data/version" => Self::Version,
             "byteorder" => Self::ByteOrder,
+            "traced_inputs.pkl" => Self::Traced,
             ".data/serialization_id" | ".format_version" | ".storage_alignment" => Self::Note,
             _ => {
                 let (folder, rest) = name.split_once('/')?;
                 match folder {
                     "data" | "constants" if is_number(rest) => Self::Storage,
+                    "traced_inputs" if is_number(rest) => Self::TracedStorage,
                     "code" if rest.ends_with(".py") => Self::Code,
                     "code" if rest.ends_with(".py.debug_pkl") => Self::Debug,
                     "extra" => Self::Extra,
@@ -71,6 +78,8 @@ impl Kind {
             Self::Storage => "storage",
             Self::Version => "version",
             Self::ByteOrder => "byteorder",
+            Self::Traced => "traced",
+            Self::TracedStorage => "traced storage",
             Self::Note => "note",
             Self::Extra => "extra",
         }
@@ -80,7 +89,8 @@ impl Kind {
         match self {
             Self::Object | Self::Constants => MAX_PICKLE,
             Self::Code => MAX_CODE,
-            Self::Debug | Self::Extra => MAX_UNREAD,
+            Self::Debug | Self::Extra | Self::Traced => MAX_UNREAD,
+            Self::TracedStorage => 0,
             Self::Version | Self::ByteOrder | Self::Note => MAX_SMALL,
             Self::Storage => u64::MAX,
         }
@@ -95,6 +105,9 @@ pub fn check(archive: &Archive<'_>) -> Result<Vec<Kind>, Refusal> {
             let why = format!("it has no record of the kind {:?}, so it is no TorchScript model", needed.name());
             return Err(Refusal::file(ArchiveRecord, 0, why));
         }
+    }
+    if kinds.iter().filter(|kind| **kind == Kind::Version).count() > 1 {
+        return Err(Refusal::file(ArchiveRecord, 0, "it has two versions"));
     }
     Ok(kinds)
 }

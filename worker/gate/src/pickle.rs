@@ -29,6 +29,8 @@ pub struct Surroundings<'a> {
     pub storages: &'a HashMap<&'a str, u64>,
     /// Full names of the classes in the archive's code.
     pub classes: &'a HashSet<String>,
+    /// Those of them that are enumerations.
+    pub enums: &'a HashSet<String>,
     /// Classes in C++ that the operator allows, in full.
     pub native: &'a dyn Fn(&str) -> bool,
 }

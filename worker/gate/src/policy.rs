@@ -113,6 +113,16 @@ impl Policy {
         self.level == Level::Open || self.is_extra("__setstate__")
     }
 
+    /// Why an operator is on no list, where somebody looked at it and said so.
+    pub fn left_out(&self, name: &str) -> Option<&str> {
+        self.lists.left_out(name)
+    }
+
+    /// Names of the language that no registry has.
+    pub fn language(&self) -> impl Iterator<Item = &str> {
+        self.lists.language()
+    }
+
     /// Every name on the allow list.
     pub fn listed(&self) -> impl Iterator<Item = &str> {
         self.lists.allowed()

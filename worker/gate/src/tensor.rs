@@ -31,6 +31,8 @@ const TYPES: &[(&str, u8)] = &[
     ("Float8_e4m3fnStorage", 1),
     ("Float8_e5m2fnuzStorage", 1),
     ("Float8_e4m3fnuzStorage", 1),
+    ("Float8_e8m0fnuStorage", 1),
+    ("Float4_e2m1fn_x2Storage", 1),
 ];
 
 /// One element type.

@@ -6,7 +6,8 @@ mod archive;
 
 use std::time::Instant;
 
-use archive::{body, code, model, strict, zip};
+use archive::{body, code, model, part, strict, zip};
+use casemate_ipc::work::GateCode;
 use casemate_tests::models::{self, When};
 
 #[test]
@@ -91,6 +92,69 @@ fn printed_source_is_followed_and_passes() {
     let report = strict(&code(PRINTED)).unwrap();
     assert!(report.operators.contains("aten::layer_norm") && report.operators.contains("prim::dtype"));
     assert_eq!((report.classes, report.functions), (3, 3));
+}
+
+/// What `torch.jit.save` of libtorch 2.13 writes beside the rest, each met in a model that somebody saved.
+#[test]
+fn records_of_traced_and_of_newer_models_pass() {
+    let mut traced = model();
+    traced.extend([part("m/traced_inputs/0", []), part("m/traced_inputs.pkl", *b"\x80\x02}.")]);
+    let report = strict(&zip(&traced)).unwrap();
+    assert!(report.unused.is_empty(), "{report:?}");
+    // Where an operator came with version 6 or later, as `gelu` and `layer_norm` did.
+    let mut newer = model();
+    newer.retain(|part| part.name != "m/version");
+    newer.extend([part("m/.data/version", *b"10\n"), part("m/.data/serialization_id", [b'1'; 40])]);
+    strict(&zip(&newer)).unwrap();
+    newer.push(part("m/version", *b"3\n"));
+    assert_eq!(strict(&zip(&newer)).unwrap_err().code, GateCode::ArchiveRecord);
+    traced[6].bytes = vec![0];
+    assert_eq!(strict(&zip(&traced)).unwrap_err().code, GateCode::ArchiveSize);
+}
+
+#[test]
+fn members_of_enumerations_pass() {
+    let code = "class M(Module):\n  w : __torch__.Color\n  def forward(self: __torch__.M, x: Tensor) -> Tensor:
+    w = self.w\n    if torch.eq(w, __torch__.Color.RED):\n      x = torch.add(x, (w).value)\n    return x
+class Color(Enum):\n  RED = 1\n  GREEN = 2\nclass Plain:\n  n : int\n";
+    let held = |value: &[u8]| {
+        let mut parts = archive::with(code, &archive::object(value));
+        parts.retain(|part| part.name != "m/data/0");
+        strict(&zip(&parts))
+    };
+    held(b"c__torch__\nColor\nK\x01R").unwrap();
+    held(b"ctorch.jit._pickle\nrestore_type_tag\n](c__torch__\nColor\nK\x01ReX\x15\0\0\0List[__torch__.Color]\x86R")
+        .unwrap();
+    // No other class is made so, and no enumeration otherwise.
+    for odd in [&b"c__torch__\nPlain\nK\x01R"[..], b"c__torch__\nColor\nK\x01\x85R", b"c__torch__\nColor\n)\x81}b"] {
+        assert_eq!(held(odd).unwrap_err().code, GateCode::PickleOpcode);
+    }
+}
+
+/// Names that `torch.nn` writes into every model that uses it: attention, encoders, `no_grad`, autocast, traced constants.
+#[test]
+fn what_torch_nn_names_is_on_the_list() {
+    for name in [
+        "is_autocast_enabled()",
+        "is_autocast_cpu_enabled()",
+        "get_autocast_dtype(\"cpu\")",
+        "set_grad_enabled(False)",
+        "_nested_tensor_from_mask_left_aligned(x, x)",
+        "_nested_tensor_from_mask(x, x, True)",
+        "_transformer_encoder_layer_fwd(x)",
+        "_native_multi_head_attention(x)",
+        "scaled_dot_product_attention(x, x, x)",
+        "lift_fresh(x)",
+        "lift_fresh_copy(x)",
+        "requires_grad_(x, False)",
+        "_convolution(x)",
+        "_weight_norm(x, x, 0)",
+        "_pack_padded_sequence(x, x, True)",
+        "_pad_packed_sequence(x, x, True, 0., 3)",
+        "_upsample_bilinear2d_aa(x)",
+    ] {
+        strict(&body(&format!("_0 = torch.{name}\n    return x"))).unwrap();
+    }
 }
 
 #[test]

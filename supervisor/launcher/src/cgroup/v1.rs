@@ -68,13 +68,23 @@ pub(super) fn read_back(folder: &Path, controller: Controller, budget: &Budget) 
             let most = number("pids.max").unwrap_or(u64::MAX);
             (most <= budget.processes, format!("{most} processes"))
         }
-        // A bound that could not be written is said and not demanded.
-        Controller::Cpu => match number("cpu.cfs_quota_us").zip(number("cpu.cfs_period_us")) {
-            Some((quota, period)) if period > 0 => (true, cpus(quota * 1000 / period)),
-            _ => (true, "CPU time shared".to_owned()),
+        Controller::Cpu => match quota(folder) {
+            Some(millis) => (true, cpus(millis)),
+            // Nothing was asked for, or a group around this one has less than that, and is the bound.
+            None => match folder.ancestors().skip(1).find_map(quota) {
+                Some(millis) => (true, format!("{} of all that is around it", cpus(millis))),
+                None => (budget.cpu_millis.is_none(), "CPU time shared".to_owned()),
+            },
         },
         Controller::Freezer => (true, "freezer".to_owned()),
     }
+}
+
+/// Thousandths of a CPU that a group has; nothing where it is not bounded, or no group.
+fn quota(folder: &Path) -> Option<u64> {
+    let number = |file: &str| read(folder, file).and_then(|text| text.parse::<u64>().ok());
+    let (quota, period) = number("cpu.cfs_quota_us").zip(number("cpu.cfs_period_us"))?;
+    quota.checked_mul(1000)?.checked_div(period)
 }
 
 /// Stops everything, so that nothing can be started meanwhile, sends the signal, and lets it take effect.

@@ -256,5 +256,6 @@ fn held() -> usize {
 }
 
 fn say(line: &str) {
-    eprintln!("front: {line}");
+    // One write: the launcher says its own lines to the same pipe.
+    let _ = std::io::Write::write_all(&mut std::io::stderr(), format!("front: {line}\n").as_bytes());
 }

@@ -29,9 +29,12 @@ impl Code {
             match line {
                 [Token { kind: Kind::Name("class"), at: place }, Token { kind: Kind::Name(word), .. }, rest @ ..] => {
                     let full = format!("{module}.{word}");
-                    let interface =
-                        rest.iter().take(3).any(|t| matches!(t.kind, Kind::Name("Interface" | "ModuleInterface")));
-                    let new = Class { interface, ..Class::default() };
+                    let base = rest.iter().take(3).find_map(|t| match t.kind {
+                        Kind::Name(base) => Some(base),
+                        _ => None,
+                    });
+                    let interface = matches!(base, Some("Interface" | "ModuleInterface"));
+                    let new = Class { interface, enumeration: base == Some("Enum"), ..Class::default() };
                     if self.classes.insert(full.clone(), new).is_some() || class.is_some() {
                         return Err(refuse(
                             CodeText,

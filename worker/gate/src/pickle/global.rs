@@ -28,6 +28,8 @@ pub(super) enum Global {
     Complex,
     /// A class of the archive's code, or one in C++ that the operator allows.
     Class(String),
+    /// An enumeration of the archive's code.
+    Enum,
 }
 
 /// What a tagged list holds.
@@ -70,13 +72,14 @@ pub(super) fn find(module: &str, name: &str, around: &Surroundings<'_>) -> Resul
             let full = format!("{module}.{name}");
             if full.starts_with("__torch__.torch.classes.") {
                 if !(around.native)(&full) {
-                    let why = format!("the class {} is written in C++ and not on the list", shown(&full));
+                    let short = shown(full.trim_start_matches("__torch__."));
+                    let why = format!("the class {short} is written in C++; graph.extra_ops = [\"{short}\"] allows it");
                     return Err((GraphUnlisted, why));
                 }
             } else if !around.classes.contains(&full) {
                 return Err((PickleGlobal, format!("the class {} is not in the archive's code", shown(&full))));
             }
-            Global::Class(full)
+            if around.enums.contains(&full) { Global::Enum } else { Global::Class(full) }
         }
         _ => return Err(unknown(module, name)),
     };

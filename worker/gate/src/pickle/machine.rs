@@ -242,8 +242,15 @@ impl<'a> Machine<'a, '_> {
         let (arguments, called) = (self.pop()?, self.pop()?);
         let Value::Global(at) = called else { return Err("a call of something that is no function".into()) };
         let global = self.globals.get(at).cloned().ok_or(CUT)?;
+        if global == Global::Enum {
+            // A member, by its value; it stands there without a tuple.
+            return match arguments {
+                Value::Int(_) | Value::Float | Value::Text(_) => self.node(Node::Plain, &[arguments]),
+                _ => Err("a member of an enumeration by a value that is neither a number nor a text".into()),
+            };
+        }
         let arguments = self.arena.tuple(arguments).ok_or("a call without a tuple of arguments")?.to_vec();
-        let (node, parts) = self.call(&global, at, &arguments)?;
+        let (node, parts) = self.call(&global, &arguments)?;
         match node {
             Some(node) => self.node(node, &parts),
             None => {

@@ -13,7 +13,7 @@ use crate::refusal::shown;
 type Made<'a> = (Option<Node<'a>>, Vec<Value<'a>>);
 
 impl<'a> Machine<'a, '_> {
-    pub(super) fn call(&mut self, global: &Global, at: usize, arguments: &[Value<'a>]) -> Result<Made<'a>, Fault> {
+    pub(super) fn call(&mut self, global: &Global, arguments: &[Value<'a>]) -> Result<Made<'a>, Fault> {
         match (global, arguments) {
             (Global::Tensor, [storage, offset, sizes, strides, Value::Bool(_), Value::None, rest @ ..]) => {
                 match rest {
@@ -56,10 +56,6 @@ impl<'a> Machine<'a, '_> {
                 Ok((Some(Node::Plain), Vec::new()))
             }
             (Global::Complex, [Value::Float, Value::Float]) => Ok((Some(Node::Plain), Vec::new())),
-            // An enumeration's member, by its value.
-            (Global::Class(_), [value @ (Value::Int(_) | Value::Float | Value::Text(_))]) => {
-                Ok((Some(Node::Object(at)), vec![*value]))
-            }
             _ => Err("a call with arguments that torch.jit.save does not write".into()),
         }
     }

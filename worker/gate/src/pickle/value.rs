@@ -37,7 +37,7 @@ pub(super) enum Node<'a> {
     Object(usize),
     Storage(Storage),
     Tensor,
-    /// A device, a complex number.
+    /// A device, a complex number, a member of an enumeration.
     Plain,
 }
 

@@ -20,6 +20,10 @@ pub(super) struct Lists {
     #[expect(dead_code, reason = "for the reader of the file")]
     libtorch: String,
     deny: Vec<Rule>,
+    /// What is looked at and left off the list of what is allowed.
+    unlisted: Vec<Rule>,
+    /// In graphs and in source, but no registered operators.
+    language: Vec<String>,
     /// Names behind a dot that are no operators.
     properties: BTreeSet<String>,
     /// Names by their namespace.
@@ -30,6 +34,8 @@ pub(super) struct Lists {
 #[serde(deny_unknown_fields)]
 struct Rule {
     names: Vec<String>,
+    #[serde(default)]
+    except: Vec<String>,
     why: String,
 }
 
@@ -40,8 +46,16 @@ impl Lists {
 
     /// The reason why a name is denied.
     pub(super) fn denied(&self, name: &str) -> Option<&str> {
-        let rule = self.deny.iter().find(|rule| rule.names.iter().any(|pattern| fits(pattern, name)))?;
-        Some(&rule.why)
+        Some(&self.deny.iter().find(|rule| rule.means(name))?.why)
+    }
+
+    /// The reason why a name is not allowed, although it is not denied either.
+    pub(super) fn left_out(&self, name: &str) -> Option<&str> {
+        Some(&self.unlisted.iter().find(|rule| rule.means(name))?.why)
+    }
+
+    pub(super) fn language(&self) -> impl Iterator<Item = &str> {
+        self.language.iter().map(String::as_str)
     }
 
     pub(super) fn allows(&self, name: &str) -> bool {
@@ -55,6 +69,25 @@ impl Lists {
 
     pub(super) fn allowed(&self) -> impl Iterator<Item = &str> {
         self.allow.values().flatten().map(String::as_str)
+    }
+}
+
+impl Rule {
+    /// Here a `*` may stand in the middle too.
+    fn means(&self, name: &str) -> bool {
+        let any = |patterns: &[String]| patterns.iter().any(|pattern| covers(pattern, name));
+        any(&self.names) && !any(&self.except)
+    }
+}
+
+fn covers(pattern: &str, name: &str) -> bool {
+    match pattern.trim_end_matches('*').split_once('*') {
+        Some((start, rest)) => match name.strip_prefix(start) {
+            Some(inner) if pattern.ends_with('*') => inner.contains(rest),
+            Some(inner) => inner.ends_with(rest),
+            None => false,
+        },
+        None => fits(pattern, name),
     }
 }
 
