@@ -40,9 +40,10 @@ pub(super) struct Stage {
     told: Rehearsal,
 }
 
-/// What of its output is kept.
+/// How much is heard of it before its deadline is looked at again.
 const MESSAGES_A_TURN: usize = 64;
 const PIECES_A_TURN: usize = 64;
+/// What of its output is kept.
 const LOG_MAX: usize = 64 << 10;
 /// What a worker that was told to go has left.
 const GRACE: Duration = Duration::from_secs(10);
