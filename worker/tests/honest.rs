@@ -20,15 +20,14 @@ fn models_of_a_folder_pass_load_and_run() {
     let store = PathBuf::from(std::env::var_os("CASEMATE_MODELS").unwrap());
     let mut folders: Vec<PathBuf> = std::fs::read_dir(store).unwrap().map(|entry| entry.unwrap().path()).collect();
     folders.sort();
-    let (mut ran, mut rest) = (0, Vec::new());
+    let mut ran = 0;
     for folder in &folders {
-        let name = folder.file_name().unwrap().to_string_lossy().into_owned();
+        let name = folder.file_name().unwrap().to_string_lossy();
         match life(folder) {
             Ok(()) => ran += 1,
-            Err(why) => rest.push(format!("{name}: {why}")),
+            Err(why) => println!("{name}: {why}"),
         }
     }
-    rest.iter().for_each(|line| println!("{line}"));
     println!("{ran} of {} pass, load and run", folders.len());
 }
 
