@@ -134,9 +134,12 @@ fn judge_uses(code: &Code, policy: &Policy) -> Result<(), Refusal> {
                 Verdict::Denied(why) => Some((GraphDenied, format!("{}: {why}", shown(name)))),
                 Verdict::Unlisted => Some((GraphUnlisted, native_unlisted(name))),
             },
-            Use::Hook(name) if !policy.hooks() => {
-                Some((GraphHook, format!("{name} runs while the model is loaded, before its graph can be judged")))
-            }
+            Use::Hook(name) if !policy.hooks() => Some((
+                GraphHook,
+                format!(
+                    "{name} runs while the model is loaded, before its graph can be judged; graph.extra_ops = [\"__setstate__\"] allows it"
+                ),
+            )),
             Use::Hook(_) => None,
             Use::Unclear(name) => {
                 let why = format!("{} hides what it names; torch.jit.save writes names out", shown(name));
