@@ -55,7 +55,7 @@ pub(super) fn says(name: &str) -> Gate {
         | "load-packed-convolution"
         | "load-packed-linear"
         | "memory-offsets"
-        | "output-gradient"
+        | "output-zero"
         | "output-nested" => Gate::Refuses("graph-unlisted"),
         _ => Gate::Passes,
     }
