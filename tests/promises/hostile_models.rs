@@ -173,8 +173,11 @@ fn what_the_gate_can_tell_never_meets_the_cage() {
         assert_eq!((&status["state"], &status["starts"]), (&"failed".into(), &1.into()), "it is tried once: {status}");
         let exit = &status["last_exit"];
         assert_eq!(exit["cause"], "refused", "{status}");
-        // The operator is told the place, the client the class of reason and no word of the model's.
-        assert!(exit["detail"].as_str().unwrap().contains(" at byte "), "{status}");
+        // The operator's log has the place; who can read a status is told the class of reason, and no word of the model's.
+        let told = |line: &str| line.contains(" at byte ") && line.contains(&format!("model={name}"));
+        assert!(casemate.log().lines().any(told), "{}", casemate.log());
+        assert!(exit["detail"].as_str().unwrap().contains(code), "{status}");
+        assert!(!status.to_string().contains(" at byte "), "{status}");
         let answer = casemate.row(name, CALM);
         assert_eq!(answer.status, 503, "{}", answer.text());
         assert!(answer.error().contains(&format!("({code})")), "{}", answer.text());
