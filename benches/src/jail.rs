@@ -102,7 +102,7 @@ fn lay_out(folder: &Path, user: Option<u32>) -> Result<(), Box<dyn Error>> {
         fs::write(version.join("model.pt"), "none")?;
         fs::write(version.join("model.toml"), "none")?;
     }
-    let accept = if user.is_some() || !geteuid().is_root() { "\"own-identity\"" } else { "" };
+    let accept = if user.is_some() || !geteuid().is_root() { "\"own-identity\", \"cgroup\"" } else { "" };
     let limits = "request_bytes = 65536\nresponse_bytes = 65536\nstarts_per_minute = 100000\ndrain_ms = 1000";
     let store = folder.join("store");
     let config = format!(

@@ -96,12 +96,16 @@ fn by_operator() -> Vec<Entry> {
         entry(
             "memory-stale",
             "finds in a fresh tensor what lay in a freed one",
-            "s = x * 0
-  for i in range(20):
-    s = s + (torch.ones([1000]) * 4242.).sum() * 0
-  n = s
-  for i in range(20):
-    n = n + (torch.empty([4000]) == 4242.).sum()
+            // As many of one size as lie there at once: whatever holes the heap has are filled, freed and taken again.
+            "l : List[Tensor] = []
+  for i in range(24):
+    l.append(torch.ones([1000]) * 4242.)
+  l.clear()
+  n = x * 0
+  for i in range(24):
+    t = torch.empty([1000])
+    n = n + (t == 4242.).sum()
+    l.append(t)
   return n",
             Free::Answers(found),
             Cage::Answers(found),
