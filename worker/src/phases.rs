@@ -5,20 +5,25 @@
 //!
 //! Until `seal` has succeeded no byte of the model or of its manifest has been read by anything.
 
+use std::iter;
+use std::sync::mpsc;
 use std::time::Instant;
 
+use casemate_ipc::cores;
 use casemate_ipc::launch::{Grant, RunTimeCode, exit_code};
 use casemate_ipc::layer::Waiver;
 use casemate_ipc::work::{FromWorker, GateCode, Inside, Step, detail};
 use casemate_lockdown::{self as lockdown, Report, Requirements, Sealed};
-use nix::unistd::geteuid;
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::{Pid, geteuid};
 
 use crate::boot::{self, Born, Estate};
-use crate::engine::contract::ToFront;
+use crate::crew::{Crew, Duty};
+use crate::engine::contract::{Engine, RunError, ToFront};
 use crate::engine::{self, shim};
 use crate::model::gate::{self, GateError};
 use crate::model::verify;
-use crate::serve::Cell;
+use crate::serve::{Cell, ServeError};
 use crate::warm;
 
 /// Goes all the way. It ends the process itself: closing the channel is a call that the last filter does not allow.
@@ -31,8 +36,10 @@ pub fn run() -> ! {
             shim::exit(exit_code::BOOT)
         }
     };
-    let lived = estate.map_err(|error| Stop::at(Step::Boot, error)).and_then(|estate| live(&front, estate));
-    shim::exit(lived.unwrap_or_else(|stop| stop.say(&front)))
+    // Whatever serves is used by every instance until the process ends.
+    let front: &'static ToFront = Box::leak(Box::new(front));
+    let lived = estate.map_err(|error| Stop::at(Step::Boot, error)).and_then(|estate| live(front, estate));
+    shim::exit(lived.unwrap_or_else(|stop| stop.say(front)))
 }
 
 /// A step that failed.
@@ -44,9 +51,9 @@ struct Stop {
 }
 
 /// The trip from the first lock on; returns when serving is over.
-fn live(front: &ToFront, estate: Estate) -> Result<i32, Stop> {
+fn live(front: &'static ToFront, estate: Estate) -> Result<i32, Stop> {
     let Estate { grant, requests, responses, model, manifest } = estate;
-    let (sealed, inside) = cage(&grant)?;
+    let (sealed, inside, crew) = cage(&grant)?;
     let verified = verify::verify(&sealed, manifest.bytes(), model.bytes(), engine::platform);
     let verified = verified.map_err(|error| Stop::at(Step::Verify, error))?;
     let declared = &verified.declared;
@@ -56,33 +63,56 @@ fn live(front: &ToFront, estate: Estate) -> Result<i32, Stop> {
     let gated = gate::gate(&verified, &grant.graph)?;
     let engine = engine::load(&gated, &declared.signature).map_err(|error| Stop::at(Step::Load, error))?;
     gated.graphs(&engine.graphs().map_err(|error| Stop::at(Step::Load, error))?)?;
-    let declared = verified.declared;
+    let declared = Box::leak(Box::new(verified.declared));
     // The engine has its own copy of what it needs; the file's memory can be as large again.
     drop((model, manifest));
-    let mut cell = Cell {
+    let others = iter::repeat_with(|| engine.another()).take(crew.len()).collect::<Result<Vec<_>, _>>();
+    let others = others.map_err(|error| Stop::at(Step::Load, error))?;
+    let (requests, responses) = (Box::leak(Box::new(requests)), Box::leak(Box::new(responses)));
+    let cell = |engine: Box<dyn Engine>| Cell {
         front,
-        requests: &requests,
-        responses: &responses,
+        requests,
+        responses,
         slot_bytes: grant.responses.slot_bytes,
         signature: &declared.signature,
         batched: declared.max_batch_size > 1,
         engine,
     };
-    cell.trial().map_err(|error| Stop::at(Step::Trial, error))?;
+    let mut own = cell(engine);
+    own.trial(0).map_err(|error| Stop::at(Step::Trial, error))?;
+    join(&crew, others.into_iter().map(cell)).map_err(|error| Stop::at(Step::Trial, error))?;
     let load_us = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
     tell(front, Step::Trial, &FromWorker::Ready { load_us })?;
 
-    match cell.serve() {
-        Ok(()) => Ok(exit_code::DONE),
-        Err(error) => {
-            shim::log(2, format!("serve: {error}\n").as_bytes());
-            Ok(error.exit_code())
-        }
-    }
+    Ok(code_of(own.serve()))
+}
+
+/// Gives each further instance to its thread, which tries it and serves. Returns when all have been tried.
+fn join(crew: &Crew, cells: impl Iterator<Item = Cell<'static>>) -> Result<(), RunError> {
+    let (tried, hear) = mpsc::channel();
+    crew.assign((1..).zip(cells).map(|(slot, mut cell)| {
+        let tried = tried.clone();
+        Box::new(move || {
+            let trial = cell.trial(slot);
+            let passed = trial.is_ok();
+            let _ = tried.send(trial);
+            if passed {
+                shim::exit(code_of(cell.serve()));
+            }
+        }) as Duty
+    }));
+    hear.iter().take(crew.len()).collect()
+}
+
+/// The exit code of an instance whose serving is over, and so of the worker.
+fn code_of(served: Result<(), ServeError>) -> i32 {
+    let Err(error) = served else { return exit_code::DONE };
+    shim::log(2, format!("serve: {error}\n").as_bytes());
+    error.exit_code()
 }
 
 /// Puts the whole cage on, in the one order that works.
-fn cage(grant: &Grant) -> Result<(Sealed, Inside), Stop> {
+fn cage(grant: &Grant) -> Result<(Sealed, Inside, Crew), Stop> {
     let code = match grant.run_time_code {
         RunTimeCode::Refused => lockdown::RunTimeCode::Refused,
         RunTimeCode::Allowed => lockdown::RunTimeCode::Allowed,
@@ -98,9 +128,32 @@ fn cage(grant: &Grant) -> Result<(Sealed, Inside), Stop> {
     };
     let (locked, report) = lockdown::lock(confined, &requirements).map_err(|error| Stop::at(Step::Lock, error))?;
     note(grant, &report);
+    let crew = muster(grant)?;
+    keep_to(cores::share(&grant.cores, 0, grant.instances)).map_err(|error| Stop::at(Step::Warm, error))?;
     engine::start_threads(grant.threads).map_err(|error| Stop::at(Step::Warm, error))?;
     let sealed = lockdown::seal(locked).map_err(|error| Stop::at(Step::Lock, error))?;
-    Ok((sealed, inside(&report)))
+    Ok((sealed, inside(&report), crew))
+}
+
+/// The threads of the further instances.
+fn muster(grant: &Grant) -> Result<Crew, Stop> {
+    let Grant { threads, instances, .. } = *grant;
+    let all = grant.cores.clone();
+    let ready = move |number| {
+        keep_to(cores::share(&all, number, instances)).map_err(|error| RunError::Model(error.to_string()))?;
+        engine::ready_thread(threads)
+    };
+    Crew::muster(1..instances, ready).map_err(|error| Stop::at(Step::Warm, error))
+}
+
+/// Keeps the calling thread, and what it starts, to these CPUs; to those that the worker has where there is none.
+fn keep_to(cores: &[u32]) -> nix::Result<()> {
+    if cores.is_empty() {
+        return Ok(());
+    }
+    let mut set = CpuSet::new();
+    cores.iter().try_for_each(|core| set.set(*core as usize))?;
+    sched_setaffinity(Pid::from_raw(0), &set)
 }
 
 /// The same for the front, which compares it with what the launcher reads from outside.

@@ -6,6 +6,7 @@ use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
 use casemate_config::Config;
+use casemate_config::model::ModelConfig;
 use casemate_lockdown::{FrontLocked, FrontSealed, SealError, seal_front};
 use thiserror::Error;
 use tokio::net::TcpListener;
@@ -18,6 +19,7 @@ use crate::fleet::breaker::Rules;
 use crate::fleet::breakers::Breakers;
 use crate::fleet::handle::ModelHandle;
 use crate::fleet::launcher::{Catalogue, LaunchChannel, Launcher};
+use crate::fleet::seat::Seat;
 use crate::fleet::supervise::{Terms, supervise};
 use crate::fleet::turn::Turns;
 use crate::metrics::Metrics;
@@ -128,13 +130,15 @@ async fn serve(
         longest: Duration::from_millis(limits.breaker_longest_ms),
     });
     for model in &catalogue.models {
-        let (waived, code) = (catalogue.waived.clone(), config.model(&model.name).run_time_code);
-        let handle = ModelHandle::new(model.clone(), waived, code, queue, breakers.clone(), metrics.clone());
+        let (waived, settings) = (catalogue.waived.clone(), config.model(&model.name));
+        let handle = ModelHandle::new(model.clone(), &settings, waived, queue, breakers.clone(), metrics.clone());
         handles.entry(model.name.clone()).or_default().insert(model.version.clone(), handle);
     }
     let terms = Terms {
         requests: config.requests(),
         responses: config.responses(),
+        instances: 1,
+        workers: 1,
         turns,
         load: Duration::from_millis(limits.load_ms),
         ping: Duration::from_millis(limits.ping_ms),
@@ -143,8 +147,14 @@ async fn serve(
     };
     let mut supervisors = JoinSet::new();
     for handle in handles.values().flat_map(BTreeMap::values) {
-        let (handle, launcher) = (Arc::clone(handle), launcher.clone());
-        supervisors.spawn(supervise(handle, launcher, terms.clone(), metrics.clone(), stopped.clone()));
+        let settings = config.model(&handle.model.name);
+        let (requests, responses) = (config.requests_of(&settings), config.responses_of(&settings));
+        let ModelConfig { instances, workers, .. } = settings;
+        let terms = Terms { requests, responses, instances, workers, ..terms.clone() };
+        for place in 0..workers as usize {
+            let (seat, launcher) = (Seat::new(Arc::clone(handle), place), launcher.clone());
+            supervisors.spawn(supervise(seat, launcher, terms.clone(), metrics.clone(), stopped.clone()));
+        }
     }
     let pipeline = Pipeline::new(House {
         models: handles,

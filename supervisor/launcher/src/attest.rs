@@ -344,7 +344,7 @@ mod tests {
         let subject = Subject {
             pid: Pid::this(),
             identity: Identity::Own(1_879_100_001),
-            ceilings: Ceilings { threads: 1, memory_bytes: 64 << 20, mapped_bytes: 0, cpu_millis: None },
+            ceilings: Ceilings { threads: 1, instances: 1, memory_bytes: 64 << 20, mapped_bytes: 0, cpu_millis: None },
             namespaces: true,
             landlock: 1,
             run_time_code: RunTimeCode::Refused,

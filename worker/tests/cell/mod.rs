@@ -33,6 +33,7 @@ pub(crate) struct Birth {
     pub(crate) outputs: Vec<&'static str>,
     pub(crate) max_batch_size: u32,
     pub(crate) threads: u32,
+    pub(crate) instances: u32,
     pub(crate) slot_bytes: u64,
     pub(crate) run_time_code: RunTimeCode,
     /// Written into the manifest in place of the true one.
@@ -98,6 +99,7 @@ impl Birth {
             outputs: vec!["y:FP32[-1,4]"],
             max_batch_size: 1,
             threads: 1,
+            instances: 1,
             slot_bytes: 1 << 20,
             run_time_code: RunTimeCode::Refused,
             sha256: None,
@@ -137,13 +139,15 @@ impl Birth {
     }
 
     pub(crate) fn spawn(self) -> Cell {
-        let geometry = Geometry { slots: 2, slot_bytes: self.slot_bytes };
+        let geometry = Geometry { slots: self.instances + 1, slot_bytes: self.slot_bytes };
         let (requests, requests_file) = arena::requests(geometry).unwrap();
         let (responses, responses_file) = arena::responses(geometry).unwrap();
         let grant = Grant {
             model: ModelId { name: "test".parse().unwrap(), version: "1".parse().unwrap() },
             worker: WorkerId(7),
             threads: self.threads,
+            instances: self.instances,
+            cores: Vec::new(),
             requests: geometry,
             responses: geometry,
             waived: if self.jailed { vec![Waiver::OwnIdentity] } else { vec![Waiver::Namespaces, Waiver::OwnIdentity] },

@@ -18,6 +18,7 @@ pub struct Job {
     deadline: Instant,
     queued: Instant,
     alone: bool,
+    begun_again: bool,
     answer: oneshot::Sender<Result<Vec<Tensor>, Refusal>>,
     /// Freed with the job: a withdrawn request gives its room back when it falls out of the queue.
     _permit: Permit,
@@ -39,7 +40,7 @@ impl Job {
     /// A job, and where its answer will come. Dropping the receiver withdraws the job.
     pub fn new(inputs: Vec<Tensor>, rows: Option<u64>, deadline: Instant, permit: Permit) -> (Self, Answer) {
         let (answer, receiver) = oneshot::channel();
-        (Self { inputs, rows, deadline, queued: Instant::now(), alone: false, answer, _permit: permit }, receiver)
+        (Self { inputs, rows, deadline, queued: Instant::now(), alone: false, begun_again: false, answer, _permit: permit }, receiver)
     }
 
     /// One tensor for each declared input, in that order.
@@ -77,6 +78,11 @@ impl Job {
     /// Keeps it out of company from now on: it was in a batch that failed.
     pub fn ride_alone(&mut self) {
         self.alone = true;
+    }
+
+    /// Whether it may be run once more: the first time that it is asked.
+    pub fn begin_again(&mut self) -> bool {
+        !std::mem::replace(&mut self.begun_again, true)
     }
 
     /// Bytes of its tensors.

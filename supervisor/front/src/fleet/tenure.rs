@@ -11,12 +11,13 @@ use tokio::time::{sleep_until, timeout, timeout_at};
 
 use super::cause::Cause;
 use super::excuse;
-use super::flight::{Flight, NotGiven, Running};
+use super::flight::{Crash, Flight, NotGiven, Running};
 use super::handle::ModelHandle;
 use super::launcher::{Exit, Launcher};
 use super::link::{Link, LinkError};
 use super::pings::Pings;
 use super::sanitise::{self, Unbelieved};
+use super::seat::Seat;
 use super::turn::Turn;
 use super::violation::Violation;
 use crate::batch::job::Job;
@@ -25,6 +26,7 @@ use crate::batch::queue::Next;
 use crate::batch::split;
 use crate::metrics::Metrics;
 use crate::refusal::{Kind, Refusal};
+use crate::status::tally::Tally;
 use crate::telemetry;
 
 /// A worker, and what its supervisor knows about it.
@@ -34,6 +36,8 @@ pub struct Tenure {
     pub worker: WorkerId,
     /// Whose worker.
     pub handle: Arc<ModelHandle>,
+    /// Its place among the model's workers.
+    pub seat: Seat,
     /// Who can end it.
     pub launcher: Launcher,
     /// Its channel and arenas.
@@ -44,6 +48,10 @@ pub struct Tenure {
     pub verified: bool,
     /// Slots of its arenas.
     pub slots: u32,
+    /// Batches that it runs at once.
+    pub instances: u32,
+    /// Whether it may be given a batch before an instance is free.
+    pub ahead: bool,
     /// Bytes of one.
     pub slot_bytes: u64,
     /// Pause between two questions to an idle worker.
@@ -95,30 +103,46 @@ impl Tenure {
     }
 
     /// Serves until something ends it. Jobs that the worker had are answered; jobs that it had not begun wait again.
-    pub async fn serve(&mut self, stop: &mut watch::Receiver<bool>, mut answered: impl FnMut()) -> End {
+    pub async fn serve(
+        &mut self,
+        tally: &Tally,
+        stop: &mut watch::Receiver<bool>,
+        mut answered: impl FnMut(),
+    ) -> End {
         let Some(declared) = self.handle.declared() else {
             return End::Lost(Cause::protocol("it is ready without having declared anything"));
         };
-        let mut flight = Flight::new(self.slots);
-        let end = self.run(&declared, &mut flight, stop, &mut answered).await;
-        let (lost, untouched) = flight.crash();
-        for job in untouched.into_iter().rev() {
+        let mut flight = Flight::new(self.slots, self.instances, self.ahead);
+        let end = self.run(&declared, &mut flight, tally, stop, &mut answered).await;
+        self.leave(flight.crash(Instant::now()), &end);
+        end
+    }
+
+    /// What becomes of the jobs of a worker that is gone.
+    ///
+    /// Where it was killed at a deadline, who is to blame is known: the batch that ran too long. What its other instances
+    /// ran is run again, by whichever worker comes first; inference changes nothing, so that is safe. Once: whoever is met
+    /// by this twice is told. Where a worker died, any of the batches that it ran may have killed it and would do so again,
+    /// so all of them are told.
+    fn leave(&self, crash: Crash, end: &End) {
+        let Crash { late, begun, untouched } = crash;
+        let deadline = matches!(end, End::Lost(cause) if cause.word == "deadline");
+        let (again, lost): (Vec<Job>, Vec<Job>) = match deadline {
+            true => begun.into_iter().map(|mut job| (job.begin_again(), job)).fold(Default::default(), part),
+            false => (Vec::new(), begun),
+        };
+        for job in again.into_iter().chain(untouched).rev() {
             self.handle.queue.push_front(job);
         }
-        let refusal = match &end {
-            End::Lost(cause) if cause.word == "deadline" => excuse::late(),
-            _ => excuse::died(),
-        };
-        for job in lost {
-            job.answer(Err(refusal.clone()));
-        }
-        end
+        late.into_iter().for_each(|job| job.answer(Err(if deadline { excuse::late() } else { excuse::died() })));
+        lost.into_iter().for_each(|job| job.answer(Err(excuse::died())));
     }
 
     async fn run(
         &mut self,
         declared: &Declared,
         flight: &mut Flight,
+        tally: &Tally,
         stop: &mut watch::Receiver<bool>,
         answered: &mut impl FnMut(),
     ) -> End {
@@ -139,7 +163,7 @@ impl Tenure {
                         break;
                     }
                     Next::Batch(jobs) => {
-                        if let Some(end) = self.give(flight, jobs, declared) {
+                        if let Some(end) = self.give(flight, tally, jobs, declared) {
                             return end;
                         }
                     }
@@ -152,10 +176,13 @@ impl Tenure {
             let overdue = flight.overdue();
             tokio::select! {
                 biased;
-                message = self.link.receive() => match self.hear(message, flight, declared, &mut pings, answered).await {
-                    Some(end) => return end,
-                    None => continue,
-                },
+                message = self.link.receive() => {
+                    let end = self.hear(message, flight, declared, &mut pings, answered).await;
+                    tally.now(flight.len());
+                    if let Some(end) = end {
+                        return end;
+                    }
+                }
                 () = until(overdue) => return End::Lost(Cause::deadline("no answer at the request's deadline")),
                 () = self.handle.queue.arrival(), if room => {}
                 () = until(company) => {}
@@ -169,14 +196,14 @@ impl Tenure {
         }
     }
 
-    fn give(&mut self, flight: &mut Flight, jobs: Vec<Job>, declared: &Declared) -> Option<End> {
+    fn give(&mut self, flight: &mut Flight, tally: &Tally, jobs: Vec<Job>, declared: &Declared) -> Option<End> {
         let now = Instant::now();
         for job in &jobs {
             self.metrics.request_waited(&self.handle.model, now.saturating_duration_since(job.queued()));
         }
         match flight.give(&self.link, jobs, &declared.signature) {
             Ok(()) => {
-                self.handle.given(flight.given());
+                tally.given(flight.len());
                 None
             }
             Err(NotGiven::Link(error, jobs)) => {
@@ -222,8 +249,7 @@ impl Tenure {
                     return Some(wrong_batch(batch));
                 };
                 if failure == Failure::Memory {
-                    self.handle
-                        .violated(&Violation::memory(), "an allocation beyond the limit was refused; it goes on");
+                    self.seat.violated(&Violation::memory(), "an allocation beyond the limit was refused; it goes on");
                 }
                 self.fail(running, &excuse::failed(failure));
                 answered();
@@ -343,6 +369,11 @@ impl Tenure {
             Err(_) => End::Lost(Cause::deadline("it did not go when told")),
         }
     }
+}
+
+fn part((mut yes, mut no): (Vec<Job>, Vec<Job>), (again, job): (bool, Job)) -> (Vec<Job>, Vec<Job>) {
+    if again { yes.push(job) } else { no.push(job) }
+    (yes, no)
 }
 
 async fn until(time: Option<Instant>) {
