@@ -111,9 +111,7 @@ pub enum ConfigError {
         why: &'static str,
     },
     /// More threads than one worker may have.
-    #[error(
-        "models.{model}: {instances} instances of {threads} threads each; a worker may have {THREADS_MOST} in all"
-    )]
+    #[error("models.{model}: {instances} instances of {threads} threads each; a worker may have {THREADS_MOST} in all")]
     Threads {
         /// Which model.
         model: ModelName,
@@ -426,8 +424,17 @@ mod tests {
         let run_time_code = RunTimeCode::Allowed;
         let (cpu_millis, graph) = (Some(4000), GraphPolicy::default());
         let (instances, workers, cores) = (1, 1, Vec::new());
-        let expected =
-            ModelConfig { versions, threads: 4, instances, workers, cores, memory_bytes, cpu_millis, run_time_code, graph };
+        let expected = ModelConfig {
+            versions,
+            threads: 4,
+            instances,
+            workers,
+            cores,
+            memory_bytes,
+            cpu_millis,
+            run_time_code,
+            graph,
+        };
         assert_eq!(model, expected);
         let cpus = |line: &str| {
             let text = format!("store = \"/s\"\n[limits]\nthreads = 3\n[models.a]\n{line}");

@@ -137,13 +137,8 @@ impl Trial<'_> {
         let identity = Pool::new(range, anywhere()).take(&uids_of_processes(), Instant::now());
         let identity = identity.unwrap_or(Identity::Shared);
         let memory_bytes = config.limits.worker_memory_mib << 20;
-        let ceilings = Ceilings {
-            threads: 1,
-            instances: 1,
-            memory_bytes,
-            mapped_bytes: library.bytes(),
-            cpu_millis: Some(1000),
-        };
+        let ceilings =
+            Ceilings { threads: 1, instances: 1, memory_bytes, mapped_bytes: library.bytes(), cpu_millis: Some(1000) };
         let leaf = self.cgroups.as_ref().map(|groups| groups.leaf("trial", ceilings.budget())).transpose()?;
         let entry = leaf.as_ref().map(Leaf::entry).transpose()?;
         let (entry, cores, descriptors) = (entry.as_ref(), &[][..], &[][..]);

@@ -370,7 +370,8 @@ impl Monitor {
 
     fn start_worker(&mut self, model: &ModelId, fds: Vec<OwnedFd>) -> Result<(), Broken> {
         let settings = self.config.model(&model.name);
-        let arenas = Arenas::check(fds, &self.config, &settings).map_err(|error| Broken(format!("an arena: {error}")))?;
+        let arenas =
+            Arenas::check(fds, &self.config, &settings).map_err(|error| Broken(format!("an arena: {error}")))?;
         let answer = self.workers.start(&self.spawner, &self.config, (model, &arenas), &mut self.tracer);
         self.answer(&answer)
     }

@@ -186,7 +186,8 @@ impl Spawner {
     fn ceilings(&self, config: &Config, settings: &ModelConfig, model: &OwnedFd) -> Result<Ceilings, SpawnError> {
         let failed = |errno: nix::errno::Errno| SpawnError::Descriptor { what: "model", source: errno.into() };
         let model = u64::try_from(fstat(model).map_err(failed)?.st_size).unwrap_or(u64::MAX);
-        let arenas = [config.requests_of(settings), config.responses_of(settings)].map(|arena| arena.bytes().unwrap_or(usize::MAX) as u64);
+        let arenas = [config.requests_of(settings), config.responses_of(settings)]
+            .map(|arena| arena.bytes().unwrap_or(usize::MAX) as u64);
         // Libraries are mapped once, and the pages of them that are written are data.
         let mapped = arenas.into_iter().fold(model, u64::saturating_add).saturating_add(self.library.bytes());
         let ModelConfig { threads, instances, memory_bytes, cpu_millis, .. } = *settings;

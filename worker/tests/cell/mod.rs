@@ -34,6 +34,8 @@ pub(crate) struct Birth {
     pub(crate) max_batch_size: u32,
     pub(crate) threads: u32,
     pub(crate) instances: u32,
+    /// In place of one more than instances.
+    pub(crate) slots: Option<u32>,
     pub(crate) slot_bytes: u64,
     pub(crate) run_time_code: RunTimeCode,
     /// Written into the manifest in place of the true one.
@@ -100,6 +102,7 @@ impl Birth {
             max_batch_size: 1,
             threads: 1,
             instances: 1,
+            slots: None,
             slot_bytes: 1 << 20,
             run_time_code: RunTimeCode::Refused,
             sha256: None,
@@ -128,6 +131,11 @@ impl Birth {
         self
     }
 
+    pub(crate) fn instances(mut self, instances: u32) -> Self {
+        self.instances = instances;
+        self
+    }
+
     pub(crate) fn inputs(mut self, inputs: &[&'static str]) -> Self {
         self.inputs = inputs.to_vec();
         self
@@ -139,7 +147,7 @@ impl Birth {
     }
 
     pub(crate) fn spawn(self) -> Cell {
-        let geometry = Geometry { slots: self.instances + 1, slot_bytes: self.slot_bytes };
+        let geometry = Geometry { slots: self.slots.unwrap_or(self.instances + 1), slot_bytes: self.slot_bytes };
         let (requests, requests_file) = arena::requests(geometry).unwrap();
         let (responses, responses_file) = arena::responses(geometry).unwrap();
         let grant = Grant {
@@ -300,13 +308,18 @@ impl Cell {
 
     /// Sends a batch in slot 0.
     pub(crate) fn send(&mut self, inputs: &[Value]) -> BatchId {
-        let mut slot = self.requests.slot(0).unwrap();
+        self.send_in(0, inputs)
+    }
+
+    /// Sends a batch in a slot that no other one is in.
+    pub(crate) fn send_in(&mut self, slot: u32, inputs: &[Value]) -> BatchId {
+        let mut writer = self.requests.slot(slot).unwrap();
         let place =
-            |value: &Value| slot.place(value.dtype, Shape::new(value.dims.clone()).unwrap(), &[&value.bytes]).unwrap();
+            |value: &Value| writer.place(value.dtype, Shape::new(value.dims.clone()).unwrap(), &[&value.bytes]).unwrap();
         let inputs: Vec<Placed> = inputs.iter().map(place).collect();
         let batch = BatchId(self.next);
         self.next += 1;
-        self.front.send(&ToWorker::Run { batch, slot: 0, inputs }).unwrap();
+        self.front.send(&ToWorker::Run { batch, slot, inputs }).unwrap();
         batch
     }
 
@@ -327,7 +340,11 @@ impl Cell {
     }
 
     pub(crate) fn take(&self, placed: &Placed) -> Value {
-        let bytes = self.responses.take(0, placed).unwrap();
+        self.take_from(0, placed)
+    }
+
+    pub(crate) fn take_from(&self, slot: u32, placed: &Placed) -> Value {
+        let bytes = self.responses.take(slot, placed).unwrap();
         Value { dtype: placed.dtype, dims: placed.shape.dims().to_vec(), bytes }
     }
 

@@ -40,7 +40,19 @@ impl Job {
     /// A job, and where its answer will come. Dropping the receiver withdraws the job.
     pub fn new(inputs: Vec<Tensor>, rows: Option<u64>, deadline: Instant, permit: Permit) -> (Self, Answer) {
         let (answer, receiver) = oneshot::channel();
-        (Self { inputs, rows, deadline, queued: Instant::now(), alone: false, begun_again: false, answer, _permit: permit }, receiver)
+        (
+            Self {
+                inputs,
+                rows,
+                deadline,
+                queued: Instant::now(),
+                alone: false,
+                begun_again: false,
+                answer,
+                _permit: permit,
+            },
+            receiver,
+        )
     }
 
     /// One tensor for each declared input, in that order.

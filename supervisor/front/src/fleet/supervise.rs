@@ -224,7 +224,21 @@ async fn appoint(
     let (handle, seat, launcher, metrics) = (Arc::clone(handle), seat.clone(), launcher.clone(), metrics.clone());
     // With one worker, the batch that waits in its arena waits for the first instance that is free, wherever it lies.
     let (instances, ahead, ping, verified) = (terms.instances, terms.workers == 1, terms.ping, false);
-    Ok(Tenure { worker, handle, seat, launcher, link, exit, verified, slots, instances, ahead, slot_bytes, ping, metrics })
+    Ok(Tenure {
+        worker,
+        handle,
+        seat,
+        launcher,
+        link,
+        exit,
+        verified,
+        slots,
+        instances,
+        ahead,
+        slot_bytes,
+        ping,
+        metrics,
+    })
 }
 
 fn excused(handle: &ModelHandle, layer: Layer) -> bool {

@@ -103,12 +103,7 @@ impl Tenure {
     }
 
     /// Serves until something ends it. Jobs that the worker had are answered; jobs that it had not begun wait again.
-    pub async fn serve(
-        &mut self,
-        tally: &Tally,
-        stop: &mut watch::Receiver<bool>,
-        mut answered: impl FnMut(),
-    ) -> End {
+    pub async fn serve(&mut self, tally: &Tally, stop: &mut watch::Receiver<bool>, mut answered: impl FnMut()) -> End {
         let Some(declared) = self.handle.declared() else {
             return End::Lost(Cause::protocol("it is ready without having declared anything"));
         };
@@ -372,7 +367,11 @@ impl Tenure {
 }
 
 fn part((mut yes, mut no): (Vec<Job>, Vec<Job>), (again, job): (bool, Job)) -> (Vec<Job>, Vec<Job>) {
-    if again { yes.push(job) } else { no.push(job) }
+    if again {
+        yes.push(job)
+    } else {
+        no.push(job)
+    }
     (yes, no)
 }
 
