@@ -264,7 +264,7 @@ fn an_instance_that_hangs_is_killed_and_what_the_others_ran_is_run_again() {
 fn what_is_met_by_a_hanging_neighbour_twice_is_told() {
     let lives = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&lives);
-    let part: Part = Arc::new(move |mut puppet: Puppet| {
+    let part: Part = Arc::new(move |puppet: Puppet| {
         count.fetch_add(1, Ordering::SeqCst);
         puppet.begin();
         puppet.linger();

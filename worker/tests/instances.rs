@@ -71,7 +71,7 @@ fn each_answer_is_that_of_its_batch() {
 fn heavy() -> Vec<u8> {
     const SIDE: usize = 2048;
     let layer = |seed: usize| {
-        let weights = (0..SIDE * SIDE).map(|at| ((at * 31 + seed) % 17) as f32 / 1024.0).collect();
+        let weights: Vec<f32> = (0..SIDE * SIDE).map(|at| ((at * 31 + seed) % 17) as f32 / 1024.0).collect();
         Tensor::new(&[SIDE, SIDE], weights)
     };
     Forge::new("Heavy")

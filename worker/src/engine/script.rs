@@ -187,6 +187,7 @@ impl Script {
         let end = Instant::now() + PATIENCE;
         while ARRIVED.load(Ordering::SeqCst) < complete {
             if Instant::now() > end {
+                ARRIVED.fetch_sub(1, Ordering::SeqCst);
                 return Err(RunError::Model("nobody else came".into()));
             }
             thread::park_timeout(Duration::from_millis(1));
