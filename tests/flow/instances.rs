@@ -59,11 +59,8 @@ fn ready(casemate: &Casemate, model: &str, workers: usize) {
 
 #[test]
 fn two_requests_meet_in_a_worker_of_two_instances() {
-    let casemate = Setup::new()
-        .echo("two", "meet = 2")
-        .echo("one", "meet = 2")
-        .config("[models.two]\ninstances = 2")
-        .serve();
+    let casemate =
+        Setup::new().echo("two", "meet = 2").echo("one", "meet = 2").config("[models.two]\ninstances = 2").serve();
     for _ in 0..5 {
         let asked = (0..2).map(|_| ask(casemate.address, "two", [1.0; 4])).collect();
         assert_eq!(statuses(asked), [200, 200], "{}", casemate.log());
@@ -76,10 +73,8 @@ fn two_requests_meet_in_a_worker_of_two_instances() {
 
 #[test]
 fn each_answer_is_that_of_its_request() {
-    let casemate = Setup::new()
-        .simple("m", &models::linear(4, 4))
-        .config("[models.m]\ninstances = 3\nworkers = 2")
-        .serve();
+    let casemate =
+        Setup::new().simple("m", &models::linear(4, 4)).config("[models.m]\ninstances = 3\nworkers = 2").serve();
     ready(&casemate, "m", 2);
     let address = casemate.address;
     let clients = (0..8_u16).map(|client| {

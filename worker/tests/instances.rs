@@ -142,7 +142,8 @@ fn operations_of_every_kind_run_on_every_instance() {
     for (at, (name, _)) in OPERATIONS.iter().enumerate() {
         let asked = vec![operations::inputs(at).to_vec(); INSTANCES as usize];
         let answers: Vec<f32> = all(&mut cell, INSTANCES, &asked).iter().map(|a| a[0].to_f32s()[0]).collect();
-        let close = |a: f32, b: f32| a == b || (a.is_nan() && b.is_nan()) || (a - b).abs() <= 1e-3 * a.abs().max(b.abs());
+        let close =
+            |a: f32, b: f32| a == b || (a.is_nan() && b.is_nan()) || (a - b).abs() <= 1e-3 * a.abs().max(b.abs());
         let same = answers.iter().all(|answer| close(*answer, answers[0]));
         assert!(same || name.contains("random"), "{name}: {answers:?}");
     }

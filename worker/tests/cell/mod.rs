@@ -314,8 +314,9 @@ impl Cell {
     /// Sends a batch in a slot that no other one is in.
     pub(crate) fn send_in(&mut self, slot: u32, inputs: &[Value]) -> BatchId {
         let mut writer = self.requests.slot(slot).unwrap();
-        let place =
-            |value: &Value| writer.place(value.dtype, Shape::new(value.dims.clone()).unwrap(), &[&value.bytes]).unwrap();
+        let place = |value: &Value| {
+            writer.place(value.dtype, Shape::new(value.dims.clone()).unwrap(), &[&value.bytes]).unwrap()
+        };
         let inputs: Vec<Placed> = inputs.iter().map(place).collect();
         let batch = BatchId(self.next);
         self.next += 1;
