@@ -96,16 +96,14 @@ fn by_operator() -> Vec<Entry> {
         entry(
             "memory-stale",
             "finds in a fresh tensor what lay in a freed one",
-            // As many of one size as lie there at once: whatever holes the heap has are filled, freed and taken again.
-            "l : List[Tensor] = []
-  for i in range(24):
-    l.append(torch.ones([1000]) * 4242.)
-  l.clear()
-  n = x * 0
-  for i in range(24):
-    t = torch.empty([1000])
-    n = n + (t == 4242.).sum()
-    l.append(t)
+            // Of many sizes, since where the allocator puts one of them is luck.
+            "s = x * 0
+  n = s
+  for i in range(400):
+    k = 500 + 61 * i
+    s = s + (torch.ones([k]) * 4242.).sum() * 0
+    n = n + (torch.empty([k]) == 4242.).sum()
+    n = n + (torch.empty([k // 2]) == 4242.).sum()
   return n",
             Free::Answers(found),
             Cage::Answers(found),
