@@ -7,12 +7,14 @@ mod body;
 mod define;
 mod depth;
 mod inline;
+mod signature;
 pub mod token;
 
 use std::collections::{HashMap, HashSet};
 
 use casemate_ipc::work::GateCode::{CodeSize, CodeText};
 
+use self::signature::Signature;
 use crate::refusal::{Refusal, shown};
 
 /// Tokens of all code together.
@@ -47,6 +49,10 @@ pub struct Class {
     pub(crate) enumeration: bool,
     /// Names and types as written.
     pub(crate) attributes: HashMap<String, String>,
+    /// The types of a tuple with names, in their order, each time that one is written.
+    pub(crate) fields: Vec<String>,
+    /// What its methods take and give.
+    pub(crate) signatures: HashMap<String, Signature>,
     methods: HashMap<String, usize>,
 }
 
