@@ -146,10 +146,15 @@ fn doctor_is_true_beside_the_server_itself() {
     let free = std::fs::read_to_string(&config).unwrap();
     let line = free.lines().find(|line| line.trim_start().starts_with("inference")).unwrap();
     std::fs::write(&config, free.replace(line, &format!("inference = \"{address}\""))).unwrap();
-    let heard = |said: &Value| said["findings"].as_array().unwrap().iter().find(|found| found["group"] == "port").cloned();
+    let heard =
+        |said: &Value| said["findings"].as_array().unwrap().iter().find(|found| found["group"] == "port").cloned();
     let output = doctor();
     let said = json(&output);
-    assert_eq!((output.status.code(), &said["met"], &said["starts"]), (Some(0), &true.into(), &true.into()), "{said:#}");
+    assert_eq!(
+        (output.status.code(), &said["met"], &said["starts"]),
+        (Some(0), &true.into(), &true.into()),
+        "{said:#}"
+    );
     assert_eq!((&said["taken"], &said["tier"]), (&address.as_str().into(), &"user".into()), "{said:#}");
     let found = heard(&said).unwrap();
     assert!(found["value"].as_str().unwrap().contains(&address) && found["state"] == "weak", "{found}");

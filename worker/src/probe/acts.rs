@@ -83,7 +83,9 @@ pub(super) const ALL: &[Probe] = &[
         let message = [0, 0, iov.as_ptr() as u64, 1, rights.as_ptr() as u64, 24, 0];
         call(c::SYS_sendmsg, [n(3), Arg::Words(&message), n(0)])
     }),
-    prepared("recvmsg", c::SYS_recvmsg, channel, || call(c::SYS_recvmsg, [n(3), Arg::Words(&[0; 7]), n(c::MSG_DONTWAIT)])),
+    prepared("recvmsg", c::SYS_recvmsg, channel, || {
+        call(c::SYS_recvmsg, [n(3), Arg::Words(&[0; 7]), n(c::MSG_DONTWAIT)])
+    }),
     prepared("sendto-address", c::SYS_sendto, channel, || {
         let address = Arg::Bytes(b"\x01\x00\x00casemate-probe");
         call(c::SYS_sendto, [n(3), Arg::Bytes(b"x"), n(1), n(0), address, n(17)])
@@ -110,7 +112,9 @@ pub(super) const ALL: &[Probe] = &[
     #[cfg(target_arch = "x86_64")]
     probe("vfork", c::SYS_vfork, || shim::birth(c::SYS_vfork, words([]))),
     probe("clone-process", c::SYS_clone, || shim::birth(c::SYS_clone, words([n(c::SIGCHLD)]))),
-    probe("clone-thread", c::SYS_clone, || shim::birth(c::SYS_clone, words([n(c::CLONE_VM | c::CLONE_SIGHAND | c::CLONE_THREAD)]))),
+    probe("clone-thread", c::SYS_clone, || {
+        shim::birth(c::SYS_clone, words([n(c::CLONE_VM | c::CLONE_SIGHAND | c::CLONE_THREAD)]))
+    }),
     probe("clone3", c::SYS_clone3, || {
         // struct clone_args, 64 bytes: flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls
         shim::birth(c::SYS_clone3, words([Arg::Words(&[0, 0, 0, 0, 17, 0, 0, 0]), Arg::Number(64)]))
@@ -137,15 +141,23 @@ pub(super) const ALL: &[Probe] = &[
     probe("kill-first", c::SYS_kill, || call(c::SYS_kill, [n(1), n(0)])),
     probe("tgkill-other", c::SYS_tgkill, || call(c::SYS_tgkill, [n(1), n(1), n(0)])),
     probe("tkill", c::SYS_tkill, || call(c::SYS_tkill, [n(1), n(0)])),
-    probe("rt-sigqueueinfo", c::SYS_rt_sigqueueinfo, || call(c::SYS_rt_sigqueueinfo, [n(1), n(0), Arg::Bytes(&[0; 128])])),
+    probe("rt-sigqueueinfo", c::SYS_rt_sigqueueinfo, || {
+        call(c::SYS_rt_sigqueueinfo, [n(1), n(0), Arg::Bytes(&[0; 128])])
+    }),
     probe("pidfd-open", c::SYS_pidfd_open, || call(c::SYS_pidfd_open, [n(1), n(0)])),
     probe("pidfd-getfd", c::SYS_pidfd_getfd, || call(c::SYS_pidfd_getfd, [n(3), n(0), n(0)])),
     probe("ptrace", c::SYS_ptrace, || call(c::SYS_ptrace, [n(0)])),
-    probe("process-vm-readv", c::SYS_process_vm_readv, || call(c::SYS_process_vm_readv, [n(1), ZERO, n(0), ZERO, n(0), n(0)])),
-    probe("process-vm-writev", c::SYS_process_vm_writev, || call(c::SYS_process_vm_writev, [n(1), ZERO, n(0), ZERO, n(0), n(0)])),
+    probe("process-vm-readv", c::SYS_process_vm_readv, || {
+        call(c::SYS_process_vm_readv, [n(1), ZERO, n(0), ZERO, n(0), n(0)])
+    }),
+    probe("process-vm-writev", c::SYS_process_vm_writev, || {
+        call(c::SYS_process_vm_writev, [n(1), ZERO, n(0), ZERO, n(0), n(0)])
+    }),
     probe("process-madvise", c::SYS_process_madvise, || call(c::SYS_process_madvise, [n(3), ZERO, n(0), n(0), n(0)])),
     probe("kcmp", c::SYS_kcmp, || call(c::SYS_kcmp, [n(1), n(1), n(0), n(0), n(0)])),
-    probe("sched-setaffinity", c::SYS_sched_setaffinity, || call(c::SYS_sched_setaffinity, [n(0), n(8), Arg::Bytes(&[0xff; 8])])),
+    probe("sched-setaffinity", c::SYS_sched_setaffinity, || {
+        call(c::SYS_sched_setaffinity, [n(0), n(8), Arg::Bytes(&[0xff; 8])])
+    }),
     probe("setpriority", c::SYS_setpriority, || call(c::SYS_setpriority, [n(0), n(0), n(0)])),
     probe("prlimit64", c::SYS_prlimit64, || call(c::SYS_prlimit64, [n(0), n(7), ZERO, ZERO])),
     probe("rt-sigaction", c::SYS_rt_sigaction, || call(c::SYS_rt_sigaction, [n(10), ZERO, ZERO, n(8)])),
@@ -155,7 +167,9 @@ pub(super) const ALL: &[Probe] = &[
     }),
     probe("getpid", c::SYS_getpid, || call(c::SYS_getpid, [])),
     // --- namespaces and mounts -------------------------------------------------------------------------------------
-    prepared("mount", c::SYS_mount, own_mounts, || call(c::SYS_mount, [text(c"none"), text(c"/tmp"), text(c"tmpfs"), n(0), ZERO])),
+    prepared("mount", c::SYS_mount, own_mounts, || {
+        call(c::SYS_mount, [text(c"none"), text(c"/tmp"), text(c"tmpfs"), n(0), ZERO])
+    }),
     prepared("umount2", c::SYS_umount2, own_mounts, || call(c::SYS_umount2, [text(c"/proc"), n(c::MNT_DETACH)])),
     prepared("fsopen", c::SYS_fsopen, own_mounts, || call(c::SYS_fsopen, [text(c"tmpfs"), n(0)])),
     probe("open-tree", c::SYS_open_tree, || call(c::SYS_open_tree, [cwd(), text(c"/"), n(0)])),
@@ -192,7 +206,9 @@ pub(super) const ALL: &[Probe] = &[
         call(c::SYS_perf_event_open, [Arg::Bytes(&attributes), n(0), n(-1), n(-1), n(0)])
     }),
     probe("keyctl", c::SYS_keyctl, || call(c::SYS_keyctl, [n(0), n(-3), n(0), ZERO, ZERO])),
-    probe("add-key", c::SYS_add_key, || call(c::SYS_add_key, [text(c"user"), text(c"casemate-probe"), Arg::Bytes(b"x"), n(1), n(-1)])),
+    probe("add-key", c::SYS_add_key, || {
+        call(c::SYS_add_key, [text(c"user"), text(c"casemate-probe"), Arg::Bytes(b"x"), n(1), n(-1)])
+    }),
     probe("init-module", c::SYS_init_module, || call(c::SYS_init_module, [ZERO, n(0), text(c"")])),
     probe("finit-module", c::SYS_finit_module, || call(c::SYS_finit_module, [n(0), text(c""), n(0)])),
     probe("kexec-load", c::SYS_kexec_load, || call(c::SYS_kexec_load, [n(0), n(0), ZERO, Arg::Number(u64::MAX)])),

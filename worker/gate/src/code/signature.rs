@@ -86,7 +86,9 @@ mod tests {
 
     #[test]
     fn types_are_read_and_names_and_defaults_are_not() {
-        let whole = read("def f(self: __torch__.M,\n    x: Dict[str, Tensor],\n    y: List[int]=[1, 2], z: int=(1)) -> Tensor:");
+        let whole = read(
+            "def f(self: __torch__.M,\n    x: Dict[str, Tensor],\n    y: List[int]=[1, 2], z: int=(1)) -> Tensor:",
+        );
         assert_eq!(whole.takes, ["Dict[str,Tensor]", "List[int]", "int"]);
         assert_eq!(whole.gives.as_deref(), Some("Tensor"));
         assert!(read("def f(self, a: Dict[str, Tensor], b: List[int], c: int) -> Tensor:").stands_for(&whole));

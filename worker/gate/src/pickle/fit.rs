@@ -178,9 +178,7 @@ impl<'a> Machine<'a, '_> {
         let class = around.classes.get(&known.0).filter(|class| class.has_objects());
         let (Some(class), Some(interface)) = (class, around.classes.get(&**interface)) else { return Ok(false) };
         self.look(interface.signatures.len())?;
-        let has = |(name, wanted): (&String, &_)| {
-            class.signatures.get(name).is_some_and(|own| own.stands_for(wanted))
-        };
+        let has = |(name, wanted): (&String, &_)| class.signatures.get(name).is_some_and(|own| own.stands_for(wanted));
         let all = interface.signatures.iter().all(has);
         if all {
             self.types.stand_ins.insert(known);
