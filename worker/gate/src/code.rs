@@ -1,7 +1,8 @@
 //! The source code of an archive: what it defines, how deep it nests, how large it becomes, what it names.
 //!
 //! It is read as text and never evaluated: [`token`] cuts it, [`depth`] bounds what libtorch's parser does recursively,
-//! [`define`] finds classes and functions, [`body`] follows names and calls through one of them, [`inline`] adds up.
+//! [`trips`] what its loops count to, [`define`] finds classes and functions with their [`signature`]s, [`body`] follows names and
+//! calls through one of them, [`inline`] adds up.
 
 mod body;
 mod define;
@@ -9,6 +10,7 @@ mod depth;
 mod inline;
 mod signature;
 pub mod token;
+mod trips;
 
 use std::collections::{HashMap, HashSet};
 
@@ -129,6 +131,7 @@ impl Code {
             let tokens = token::cut(text, left).map_err(refuse)?;
             left -= tokens.len();
             depth::check(&tokens).map_err(refuse)?;
+            trips::check(text, &tokens).map_err(refuse)?;
             code.define(at, name, &tokens)?;
             sources.push((*name, tokens));
         }
