@@ -132,12 +132,19 @@ fn speculation(status: &Status) -> Found {
 }
 
 fn core_scheduling(pid: Pid) -> Found {
-    match core_cookie(pid) {
-        Ok(0) => (false, "no cookie".to_owned()),
-        Ok(_) => (true, "a cookie of its own".to_owned()),
-        Err(Errno::ENODEV) => (true, "no core of this host runs two threads".to_owned()),
-        Err(Errno::EINVAL) => (false, "this kernel has no core scheduling".to_owned()),
-        Err(errno) => (false, format!("cannot be read: {errno}")),
+    apart_on_cores(core_cookie(pid), core_cookie(Pid::this()))
+}
+
+/// Whether who has this cookie shares no core with who has the launcher's. No cookie is everybody's.
+fn apart_on_cores(theirs: nix::Result<u64>, ours: nix::Result<u64>) -> Found {
+    match (theirs, ours) {
+        (Ok(0), _) => (false, "no cookie".to_owned()),
+        (Ok(theirs), Ok(ours)) if theirs == ours => (false, "the launcher's own cookie".to_owned()),
+        (Ok(_), Ok(_)) => (true, "a cookie of its own".to_owned()),
+        (Ok(_), Err(errno)) => (false, format!("a cookie, but the launcher's cannot be read: {errno}")),
+        (Err(Errno::ENODEV), _) => (true, "no core of this host runs two threads".to_owned()),
+        (Err(Errno::EINVAL), _) => (false, "this kernel has no core scheduling".to_owned()),
+        (Err(errno), _) => (false, format!("cannot be read: {errno}")),
     }
 }
 
@@ -336,6 +343,17 @@ mod tests {
                     7f04-7f05 r-xp 00000000 00:00 0 [vdso]\n7f06-7f07 rwxp 00000000 00:00 0 \n\
                     7f08-7f09 r-xp 00000000 00:01 9 /memfd:x (deleted)\n7f0a-7f0b r-xp 00000000 00:00 0 [anon:code]\n";
         assert_eq!(count_made_code(maps), 3);
+    }
+
+    #[test]
+    fn only_a_cookie_of_its_own_keeps_a_worker_apart() {
+        let holds = |theirs, ours| apart_on_cores(theirs, ours).0;
+        assert!(holds(Ok(7), Ok(0)) && holds(Ok(7), Ok(8)));
+        assert!(!holds(Ok(0), Ok(0)) && !holds(Ok(0), Ok(8)), "no cookie is everybody's");
+        assert!(!holds(Ok(8), Ok(8)), "the launcher's own, and so that of all that it starts");
+        assert!(!holds(Ok(7), Err(Errno::ESRCH)), "nothing to compare with");
+        assert!(holds(Err(Errno::ENODEV), Err(Errno::ENODEV)), "nobody shares a core there");
+        assert!(!holds(Err(Errno::EINVAL), Err(Errno::EINVAL)) && !holds(Err(Errno::ESRCH), Ok(0)));
     }
 
     /// A process without a cage must not look as if it had one.

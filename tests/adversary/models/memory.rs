@@ -10,6 +10,9 @@ fn found(y: &[f32]) -> bool {
     y.first().is_some_and(|count| *count > 0.0)
 }
 
+/// What lies around a tensor of its own; or nothing does, where that ends at the edge of a mapping.
+const OWN: Cage = Cage::Either(&[Cage::Answers(found), Cage::Signal("SIGSEGV")]);
+
 const SEGV: i32 = 11;
 const ABRT: i32 = 6;
 
@@ -31,7 +34,7 @@ fn by_operator() -> Vec<Entry> {
             "r = ops.inductor._reinterpret_tensor(x, [16384], [1], 0).clone()
   return (r[4:] != 0).sum().to(6) + x * 0",
             Free::Answers(found),
-            Cage::Answers(found),
+            OWN,
         ),
         entry(
             "memory-reinterpret-back",
@@ -39,7 +42,7 @@ fn by_operator() -> Vec<Entry> {
             "r = ops.inductor._reinterpret_tensor(x, [4096], [1], -4096).clone()
   return (r != 0).sum().to(6) + x * 0",
             Free::Answers(found),
-            Cage::Answers(found),
+            OWN,
         ),
         entry(
             "memory-reinterpret-write",
@@ -63,7 +66,7 @@ fn by_operator() -> Vec<Entry> {
             "r = ops.inductor._alloc_from_pool(x, 0, 6, [16384], [1]).clone()
   return (r[4:] != 0).sum().to(6) + x * 0",
             Free::Answers(found),
-            Cage::Answers(found),
+            OWN,
         ),
         entry(
             "memory-wild-read",
@@ -212,7 +215,7 @@ fn by_description() -> Vec<Entry> {
             acting_on(claim, &format!("r = self.w.clone()\n{COUNT}"))
         },
         Free::Answers(found),
-        Cage::Answers(found),
+        OWN,
     ));
     all.push(record(
         "memory-record-write",

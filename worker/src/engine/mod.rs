@@ -56,7 +56,7 @@ pub fn load(gated: &Gated<'_>, signature: &ModelSignature) -> Result<Box<dyn Eng
 }
 
 /// The same for bytes that no gate has seen: benches of our own models, and the control of the hostile ones, which must be
-/// seen to do their act. A worker does not come this way.
+/// seen to do their act. A worker does not come this way: `cargo xtask layers` lets nobody else name it.
 pub fn load_unjudged(format: Format, model: &[u8], signature: &ModelSignature) -> Result<Box<dyn Engine>, RunError> {
     match format {
         Format::Echo => Ok(Box::new(echo::Echo::load(model)?)),

@@ -37,7 +37,7 @@ pub fn start_threads(threads: u32) -> Result<(), Fault> {
 
 impl TorchScript {
     /// Loads an archive from where it lies.
-    pub fn load(archive: &[u8], signature: &ModelSignature) -> Result<Self, RunError> {
+    pub(super) fn load(archive: &[u8], signature: &ModelSignature) -> Result<Self, RunError> {
         let names = signature.outputs.iter().map(|spec| CString::new(spec.name.as_str()));
         let names = names.collect::<Result<_, _>>().map_err(|e| RunError::Output(e.to_string()))?;
         Ok(Self { module: Module::load(archive)?, names })

@@ -158,6 +158,18 @@ pub(super) const PLACES: &[PlaceLaw] = &[
         ],
         why: "a protocol sees the pipeline and the vocabulary: not batch, not fleet, not another protocol",
     },
+    PlaceLaw {
+        place: "",
+        except: &["worker/src/engine/mod", "worker/tests/uncaged", "benches/src/floor"],
+        bans: &[Ban::Holds(&["load_unjudged"]), Ban::Word("load_unjudged")],
+        why: "a worker loads what the gate let through: only the control of the hostile models and a bench go round it",
+    },
+    PlaceLaw {
+        place: "",
+        except: &["worker/src/engine/torchscript", "worker/tests/operators", "worker/tests/confused"],
+        bans: &[Ban::Holds(&["Module", "load"])],
+        why: "libtorch reads an archive in one place, behind the gate; two tests compare it with the gate",
+    },
     PlaceLaw { except: &["supervisor/front/src/fleet/breaker/tests"], ..pure("supervisor/front/src/fleet/breaker") },
     pure("supervisor/front/src/fleet/cage"),
     pure("supervisor/front/src/fleet/lifecycle"),
