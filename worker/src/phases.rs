@@ -1,9 +1,10 @@
 //! A worker's trip, each step with the proof of the last one in its hand:
 //!
-//! boot → confine → warm up → lock → thread pools → seal → verify → gate → load → gate
+//! boot → confine → warm up → lock → thread pools → the model's sizes → seal → verify → gate → load → gate
 //! (its graphs) → trial → serve.
 //!
-//! Until `seal` has succeeded no byte of the model or of its manifest has been read by anything.
+//! Until `seal` has succeeded no byte of the model or of its manifest has been read by anything. The sizes of its
+//! convolutions are, where the operator had them written down: few numbers within bounds.
 
 use std::time::Instant;
 
@@ -46,9 +47,12 @@ struct Stop {
 /// The trip from the first lock on; returns when serving is over.
 fn live(front: &ToFront, estate: Estate) -> Result<i32, Stop> {
     let Estate { grant, requests, responses, model, manifest } = estate;
-    let (sealed, inside) = cage(&grant)?;
+    let (sealed, inside, warmed) = cage(&grant)?;
     let verified = verify::verify(&sealed, manifest.bytes(), model.bytes(), engine::platform);
     let verified = verified.map_err(|error| Stop::at(Step::Verify, error))?;
+    if warmed.is_some_and(|sha256| sha256 != verified.declared.sha256) {
+        engine::forget();
+    }
     let declared = &verified.declared;
     tell(front, Step::Verify, &FromWorker::Verified { declared: declared.clone(), inside })?;
 
@@ -81,10 +85,11 @@ fn live(front: &ToFront, estate: Estate) -> Result<i32, Stop> {
     }
 }
 
-/// Puts the whole cage on, in the one order that works.
-fn cage(grant: &Grant) -> Result<(Sealed, Inside), Stop> {
+/// Puts the whole cage on, in the one order that works. The last of the three is which model code was made for.
+fn cage(grant: &Grant) -> Result<(Sealed, Inside, Option<[u8; 32]>), Stop> {
     let code = match grant.run_time_code {
-        RunTimeCode::Refused => lockdown::RunTimeCode::Refused,
+        RunTimeCode::Refused if grant.shapes.is_empty() => lockdown::RunTimeCode::Refused,
+        RunTimeCode::Refused => lockdown::RunTimeCode::Warmed,
         RunTimeCode::Allowed => lockdown::RunTimeCode::Allowed,
     };
     let confined = lockdown::confine_with(code).map_err(|error| Stop::at(Step::Lock, error))?;
@@ -99,8 +104,11 @@ fn cage(grant: &Grant) -> Result<(Sealed, Inside), Stop> {
     let (locked, report) = lockdown::lock(confined, &requirements).map_err(|error| Stop::at(Step::Lock, error))?;
     note(grant, &report);
     engine::start_threads(grant.threads).map_err(|error| Stop::at(Step::Warm, error))?;
+    // After the threads: oneDNN's code depends on how many there are.
+    let warmed = (code == lockdown::RunTimeCode::Warmed).then(|| engine::learn(&grant.shapes)).flatten();
     let sealed = lockdown::seal(locked).map_err(|error| Stop::at(Step::Lock, error))?;
-    Ok((sealed, inside(&report)))
+    let inside = Inside { no_exec_gain: sealed.no_exec_gain(), ..inside(&report) };
+    Ok((sealed, inside, warmed))
 }
 
 /// The same for the front, which compares it with what the launcher reads from outside.

@@ -49,6 +49,7 @@ pub fn from_worker() -> Vec<FromWorker> {
         FromWorker::Done { batch: BatchId(1), outputs: vec![placed(&[2, 4], 32)], run_us: 55 },
         FromWorker::Failed { batch: BatchId(2), failure: Failure::Memory, detail },
         FromWorker::Pong { token: 7 },
+        FromWorker::Met { convolutions: vec!["conv 8 3 64 1 0 0 224,7,2,3,1 224,7,2,3,1".parse().unwrap()] },
     ]
 }
 
@@ -130,6 +131,7 @@ fn contract(seeds: &mut Vec<Seed>) {
         waived: vec![Waiver::Landlock],
         run_time_code: RunTimeCode::Refused,
         graph: GraphPolicy { open: true, extra_ops: vec!["aten::bincount".to_owned()] },
+        shapes: b"sha256 00\nconv 8 3 64 1 0 0 224,7,2,3,1 224,7,2,3,1\n".to_vec(),
     };
     packet(seeds, "launch", "grant", &grant);
     let pong = frame::encode(&FromWorker::Pong { token: 1 }).unwrap();

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 
+use casemate_ipc::convolution::Convolution;
 use casemate_ipc::seqpacket::{Channel, ChannelError};
 use casemate_ipc::shm::arena::{ALIGN, ArenaError, Reader, SlotWriter, Writer};
 use casemate_ipc::tensor::{DType, ModelSignature, Shape, TensorSpec};
@@ -24,6 +25,11 @@ pub trait Engine {
     /// unless it had hooks.
     fn graphs(&self) -> Result<BTreeSet<String>, RunError> {
         Ok(BTreeSet::new())
+    }
+
+    /// Convolutions that it ran without oneDNN's code since it was last asked.
+    fn met(&mut self) -> Vec<Convolution> {
+        Vec::new()
     }
 
     /// Says a message to the front. Only the scripted engine, which lies on purpose, has its own way.

@@ -4,17 +4,21 @@
 //! tch only afterwards. Of tch only what returns an error is called, never what unwraps one.
 
 mod warm;
+mod warmed;
 
 use std::collections::BTreeSet;
 use std::ffi::CString;
 
+use casemate_ipc::convolution::Convolution;
 use casemate_ipc::tensor::{DType, ModelSignature};
 use tch::{Kind, Tensor};
 
 use super::contract::{Answer, Batch, Engine, RunError};
+use super::shim::convolution;
 use super::shim::libtorch::{self, Fault, Module};
 
 pub use warm::warm_up;
+pub use warmed::{forget, learn};
 
 /// A loaded module.
 #[derive(Debug)]
@@ -47,6 +51,11 @@ impl TorchScript {
 impl Engine for TorchScript {
     fn graphs(&self) -> Result<BTreeSet<String>, RunError> {
         Ok(self.module.graphs()?)
+    }
+
+    fn met(&mut self) -> Vec<Convolution> {
+        // What cannot be told is not warmed up, and nothing worse.
+        convolution::met().unwrap_or_default()
     }
 
     fn run(&mut self, batch: &Batch<'_>, answer: &mut Answer<'_>) -> Result<(), RunError> {

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use casemate_ipc::convolution::{Convolution, MAX_CONVOLUTIONS};
 use casemate_ipc::id::{ModelId, WorkerId};
 use casemate_ipc::launch::RunTimeCode;
 use casemate_ipc::layer::{Reading, Waiver};
@@ -53,6 +54,7 @@ impl ModelHandle {
             last_exit: None,
             waived,
             run_time_code,
+            convolutions: Vec::new(),
             violations: Violations::default(),
             breaker: None,
             output: OutputStatus::default(),
@@ -125,7 +127,25 @@ impl ModelHandle {
     pub(super) fn verified(&self, declared: Arc<Declared>) {
         let breaker = self.breakers.of(declared.sha256);
         *self.breaker.write().unwrap_or_else(PoisonError::into_inner) = Some(breaker);
-        self.write(|s| s.declared = Some(declared));
+        self.write(|s| {
+            if s.declared.as_ref().is_some_and(|before| before.sha256 != declared.sha256) {
+                s.convolutions.clear();
+            }
+            s.declared = Some(declared);
+        });
+    }
+
+    /// Its worker ran these without oneDNN's code.
+    pub(super) fn met(&self, convolutions: Vec<Convolution>) {
+        self.write(|s| {
+            for one in convolutions {
+                if let Some(known) = s.convolutions.iter_mut().find(|known| known.is_like(&one)) {
+                    known.rows = known.rows.max(one.rows);
+                } else if s.convolutions.len() < MAX_CONVOLUTIONS {
+                    s.convolutions.push(one);
+                }
+            }
+        });
     }
 
     pub(super) fn ready(&self, ready_us: u64, cage: Vec<Reading>, inside: Inside) {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use casemate_ipc::convolution::MAX_SAID;
 use casemate_ipc::id::{BatchId, WorkerId};
 use casemate_ipc::launch::ExitCause;
 use casemate_ipc::work::{Declared, Failure, FromWorker, Inside, Placed, Step, ToWorker};
@@ -42,6 +43,8 @@ pub struct Tenure {
     pub exit: Exit,
     /// Whether it has said that its model is verified.
     pub verified: bool,
+    /// How many convolutions it has told of.
+    pub said: usize,
     /// Slots of its arenas.
     pub slots: u32,
     /// Bytes of one.
@@ -236,6 +239,14 @@ impl Tenure {
                     Some(End::Lost(Cause::protocol("an answer to a question that was not asked")))
                 }
             }
+            Ok(FromWorker::Met { convolutions }) => {
+                self.said = self.said.saturating_add(convolutions.len().max(1));
+                if self.said > MAX_SAID || convolutions.iter().any(|one| one.check().is_err()) {
+                    return Some(End::Lost(Cause::protocol("convolutions beyond all bounds")));
+                }
+                self.handle.met(convolutions);
+                None
+            }
             Ok(other) => Some(out_of_turn(&other)),
             Err(error) => Some(self.gone(error).await),
         }
@@ -361,6 +372,7 @@ fn out_of_turn(message: &FromWorker) -> End {
         FromWorker::Done { .. } => "Done",
         FromWorker::Failed { .. } => "Failed",
         FromWorker::Pong { .. } => "Pong",
+        FromWorker::Met { .. } => "Met",
     };
     End::Lost(Cause::protocol(&format!("{what} out of turn")))
 }

@@ -179,7 +179,7 @@ impl Stage {
             }
             FromWorker::Done { .. } => self.answered("done".to_owned()),
             FromWorker::Failed { detail, .. } => self.answered(format!("failed: {detail}")),
-            FromWorker::Pong { .. } => {}
+            FromWorker::Pong { .. } | FromWorker::Met { .. } => {}
         }
     }
 

@@ -34,6 +34,13 @@
 // In `caged.cpp`.
 void casemate_tame(bool code);
 
+// In `convolution.cpp`.
+void casemate_watch();
+void casemate_learn(const void* given);
+void casemate_unlearn();
+bool casemate_met_any();
+size_t casemate_met(void* into, size_t room);
+
 namespace {
 
 enum Code : int { OK = 0, MODEL = 1, MEMORY = 2, OUTPUT = 3 };
@@ -406,6 +413,43 @@ int casemate_dense(at::Tensor* tensor, const uint8_t** bytes, size_t* length, Re
     *tensor = tensor->resolve_neg().contiguous();
     *bytes = static_cast<const uint8_t*>(tensor->const_data_ptr());
     *length = tensor->nbytes();
+    return OK;
+  });
+}
+
+// From here on every convolution is looked at: what is known goes to oneDNN, what is not is noted.
+int casemate_convolutions_watch(Report* report) {
+  return guarded(report, [&] {
+    casemate_watch();
+    return OK;
+  });
+}
+
+// Runs one on zeros, so that oneDNN has its code.
+int casemate_convolutions_learn(const void* one, Report* report) {
+  return guarded(report, [&] {
+    casemate_learn(one);
+    return OK;
+  });
+}
+
+// Every convolution takes the way without oneDNN again.
+int casemate_convolutions_unlearn(Report* report) {
+  return guarded(report, [&] {
+    casemate_unlearn();
+    return OK;
+  });
+}
+
+// Whether there are any for the next function. Asked after each batch.
+int casemate_convolutions_any() {
+  return casemate_met_any() ? 1 : 0;
+}
+
+// Those that were met since the last call.
+int casemate_convolutions_met(void* into, size_t room, size_t* count, Report* report) {
+  return guarded(report, [&] {
+    *count = casemate_met(into, room);
     return OK;
   });
 }

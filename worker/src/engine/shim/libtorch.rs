@@ -194,7 +194,7 @@ impl Module {
 
 /// `struct Report` of the shim.
 #[repr(C)]
-struct Report {
+pub(super) struct Report {
     text: *mut u8,
     room: usize,
     length: usize,
@@ -227,7 +227,7 @@ const MEMORY: c_int = 2;
 const OUTPUT: c_int = 3;
 
 impl Report {
-    fn collect(call: impl FnOnce(*mut Report) -> c_int) -> Result<(), Fault> {
+    pub(super) fn collect(call: impl FnOnce(*mut Report) -> c_int) -> Result<(), Fault> {
         let mut text = [0; MAX_DETAIL];
         let mut report = Self { text: text.as_mut_ptr(), room: text.len(), length: 0 };
         let code = call(&raw mut report);
