@@ -83,9 +83,10 @@ pub(super) const CRATES: &[CrateLaw] = &[
         &["casemate-config", "casemate-ipc", "casemate-lockdown"],
         "the process with clients reaches workers through the contract alone",
     ),
+    ours("casemate-load", &[], "it sends bytes and takes times, the same to whatever server answers"),
     ours(
         "casemate-cli",
-        &["casemate-config", "casemate-gate", "casemate-ipc", "casemate-manifest"],
+        &["casemate-config", "casemate-gate", "casemate-ipc", "casemate-load", "casemate-manifest"],
         "the command starts the other programs, it does not contain them",
     ),
     ours("casemate-gate", &["casemate-ipc"], "it judges bytes, wherever they are: no engine, no cage, no files"),
