@@ -22,6 +22,8 @@ pub struct Config {
     pub store: PathBuf,
     /// The inference API.
     pub inference: SocketAddr,
+    /// Whether a request may ask where its time went.
+    pub trace: bool,
     /// Layers that the operator goes without.
     pub waived: Vec<Waiver>,
     /// Who the processes are, where the launcher is root.
@@ -138,6 +140,7 @@ impl Config {
         Ok(Self {
             store,
             inference: listen::loopback("inference", &raw.listen.inference)?,
+            trace: raw.listen.trace,
             waived,
             identities: check_identities(&raw.sandbox)?,
             models: models.collect::<Result<_, ConfigError>>()?,

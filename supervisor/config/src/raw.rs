@@ -39,6 +39,8 @@ pub struct Raw {
 pub struct RawListen {
     /// Address and port of the inference API.
     pub inference: String,
+    /// Whether a request may ask where its time went.
+    pub trace: bool,
 }
 
 /// `[sandbox]`.
@@ -108,7 +110,7 @@ pub enum RawVersions {
 
 impl Default for RawListen {
     fn default() -> Self {
-        Self { inference: "127.0.0.1:8080".to_owned() }
+        Self { inference: "127.0.0.1:8080".to_owned(), trace: false }
     }
 }
 

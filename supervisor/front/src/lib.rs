@@ -8,6 +8,7 @@
 pub mod admit;
 pub mod app;
 pub mod batch;
+pub mod desk;
 pub mod fleet;
 pub mod metrics;
 pub mod pipeline;
@@ -18,3 +19,4 @@ pub mod response;
 pub mod server;
 pub mod status;
 pub mod telemetry;
+pub mod trace;

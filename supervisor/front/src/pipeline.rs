@@ -13,11 +13,11 @@ use crate::admit::permit::Room;
 use crate::admit::{body, head};
 use crate::fleet::excuse::{breaker_open, given_up, going_down, late};
 use crate::fleet::handle::ModelHandle;
-use crate::metrics::Metrics;
 use crate::refusal::{Kind, Refusal};
 use crate::request::InferRequest;
 use crate::response::{InferResponse, OutputTensor};
 use crate::status::{ModelStatus, State};
+use crate::trace::{Stage, Trace};
 
 /// The server behind the protocols; cheap to clone.
 #[derive(Debug, Clone)]
@@ -38,8 +38,6 @@ pub struct House {
     pub slot_bytes: u64,
     /// True once the server is going down.
     pub stop: watch::Receiver<bool>,
-    /// Where numbers go.
-    pub metrics: Metrics,
 }
 
 impl Pipeline {
@@ -57,12 +55,17 @@ impl Pipeline {
     }
 
     /// Runs one request. Dropping the future withdraws it.
-    pub async fn infer(&self, visitor: Visitor, request: InferRequest) -> Result<InferResponse, Refusal> {
+    pub async fn infer(
+        &self,
+        visitor: Visitor,
+        request: InferRequest,
+        trace: &Trace,
+    ) -> Result<InferResponse, Refusal> {
         let arrived = visitor.arrived();
         let handle = self.find(&request.model, request.version.as_ref())?;
-        let result = self.run(handle, visitor, request).await;
+        let result = self.run(handle, visitor, request, trace).await;
         let outcome = result.as_ref().map(drop).map_err(|refusal| refusal.kind);
-        self.house.metrics.request_done(&handle.model, outcome, arrived.elapsed());
+        handle.served.done(outcome, arrived.elapsed());
         result
     }
 
@@ -94,6 +97,7 @@ impl Pipeline {
         handle: &ModelHandle,
         visitor: Visitor,
         request: InferRequest,
+        trace: &Trace,
     ) -> Result<InferResponse, Refusal> {
         match handle.state() {
             State::Failed(_) => return Err(given_up(handle.gate())),
@@ -108,12 +112,14 @@ impl Pipeline {
         let id = request.id.clone();
         let (job, wanted, answer) = body::admit(visitor, request, &declared, self.house.slot_bytes)?;
         let deadline = job.deadline();
-        handle.queue.push(job)?;
+        trace.end(Stage::Admit);
+        handle.queue.push(job.traced(trace.clone()))?;
         // A job that was dropped without an answer fell out of the queue because it was late.
         let outputs = match timeout_at(deadline.into(), answer).await {
             Ok(Ok(outputs)) => outputs?,
             Ok(Err(_)) | Err(_) => return Err(late()),
         };
+        trace.end(Stage::Wake);
         let specs = &declared.signature.outputs;
         let pick = |index: usize| {
             let (spec, tensor) = specs.get(index).zip(outputs.get(index))?;

@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 
 use crate::admit::permit::Permit;
 use crate::refusal::Refusal;
+use crate::trace::{Stage, Trace};
 
 /// An admitted request.
 #[derive(Debug)]
@@ -18,6 +19,7 @@ pub struct Job {
     deadline: Instant,
     queued: Instant,
     alone: bool,
+    trace: Trace,
     answer: oneshot::Sender<Result<Vec<Tensor>, Refusal>>,
     /// Freed with the job: a withdrawn request gives its room back when it falls out of the queue.
     _permit: Permit,
@@ -39,7 +41,30 @@ impl Job {
     /// A job, and where its answer will come. Dropping the receiver withdraws the job.
     pub fn new(inputs: Vec<Tensor>, rows: Option<u64>, deadline: Instant, permit: Permit) -> (Self, Answer) {
         let (answer, receiver) = oneshot::channel();
-        (Self { inputs, rows, deadline, queued: Instant::now(), alone: false, answer, _permit: permit }, receiver)
+        (
+            Self {
+                inputs,
+                rows,
+                deadline,
+                queued: Instant::now(),
+                alone: false,
+                trace: Trace::default(),
+                answer,
+                _permit: permit,
+            },
+            receiver,
+        )
+    }
+
+    /// The same, with marks on its way.
+    pub fn traced(mut self, trace: Trace) -> Self {
+        self.trace = trace;
+        self
+    }
+
+    /// Where its marks go.
+    pub fn trace(&self) -> &Trace {
+        &self.trace
     }
 
     /// One tensor for each declared input, in that order.
@@ -86,6 +111,7 @@ impl Job {
 
     /// Answers it; a client that is gone misses nothing.
     pub fn answer(self, result: Result<Vec<Tensor>, Refusal>) {
+        self.trace.end(Stage::Sanitise);
         let _ = self.answer.send(result);
     }
 }

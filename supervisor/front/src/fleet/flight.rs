@@ -10,6 +10,7 @@ use casemate_ipc::work::{Placed, ToWorker};
 
 use super::link::{Link, LinkError};
 use crate::batch::job::Job;
+use crate::trace::Stage;
 
 /// What one worker has been given and not yet answered.
 #[derive(Debug)]
@@ -68,6 +69,7 @@ impl Flight {
             self.free.push(slot);
             return Err(NotGiven::Link(error, jobs));
         }
+        jobs.iter().for_each(|job| job.trace().end(Stage::Place));
         self.running.push_back(Running { batch, slot, jobs, rows, since: Instant::now() });
         Ok(())
     }
@@ -93,6 +95,11 @@ impl Flight {
     /// Batches given so far.
     pub fn given(&self) -> u64 {
         self.given
+    }
+
+    /// When the batch that runs now was given.
+    pub fn since(&self) -> Option<Instant> {
+        self.running.front().map(|running| running.since)
     }
 
     /// When everybody in the batch that runs now has stopped waiting, and the worker must have answered.

@@ -15,7 +15,7 @@ use super::cause::Cause;
 use super::printed::Printed;
 use super::violation::{Call, Violation};
 use crate::batch::queue::Queue;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Served};
 use crate::status::{LastExit, ModelStatus, OutputStatus, Seen, State, Violations, WorkerStatus};
 
 /// One served model. Written by its supervisor alone.
@@ -32,6 +32,8 @@ pub struct ModelHandle {
     breaker: RwLock<Option<SharedBreaker>>,
     /// Why the gate refused it; said by its worker, but of a closed set.
     gate: OnceLock<GateCode>,
+    /// What every request moves.
+    pub served: Served,
     metrics: Metrics,
 }
 
@@ -60,6 +62,7 @@ impl ModelHandle {
             output: OutputStatus::default(),
         };
         metrics.model_state(&model, &State::Starting);
+        let served = metrics.served(&model);
         Arc::new(Self {
             model,
             queue: Queue::new(queue),
@@ -68,6 +71,7 @@ impl ModelHandle {
             printed: Mutex::default(),
             breakers,
             breaker: RwLock::new(None),
+            served,
             metrics,
         })
     }

@@ -1,12 +1,14 @@
 //! The front's end of one worker: its socket, as an async channel, and its arenas.
 
 use std::io;
+use std::time::Instant;
 
 use casemate_ipc::seqpacket::{Channel, ChannelError, PacketBuffer};
 use casemate_ipc::shm::arena::{Reader, Writer};
 use casemate_ipc::work::{FromWorker, MAX_DETAIL, ToWorker};
 use thiserror::Error;
 use tokio::io::unix::AsyncFd;
+use tokio::task::yield_now;
 
 use super::registered;
 
@@ -51,6 +53,19 @@ impl Link {
                 Err(broken) => return Err(LinkError::Protocol(broken.to_string())),
             }
         }
+    }
+
+    /// The next message, looked out for until then, and slept over afterwards. Whatever else there is to do is done between
+    /// two looks.
+    pub async fn receive_soon(&mut self, until: Option<Instant>) -> Result<FromWorker, LinkError> {
+        while until.is_some_and(|until| Instant::now() < until) {
+            tokio::select! {
+                biased;
+                message = self.receive() => return message,
+                () = yield_now() => {}
+            }
+        }
+        self.receive().await
     }
 
     /// Sends a message at once. A worker whose socket is full has stopped reading: never more than a few messages are

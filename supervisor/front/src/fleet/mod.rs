@@ -20,4 +20,5 @@ pub mod sanitise;
 pub mod supervise;
 pub mod tenure;
 pub mod turn;
+pub mod vigil;
 pub mod violation;

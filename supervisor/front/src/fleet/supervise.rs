@@ -21,6 +21,7 @@ use super::link::Link;
 use super::output;
 use super::tenure::{End, Tenure};
 use super::turn::Turns;
+use super::vigil::Vigil;
 use crate::metrics::Metrics;
 use crate::status::State;
 
@@ -37,6 +38,8 @@ pub struct Terms {
     pub load: Duration,
     /// Pause between two questions to an idle worker.
     pub ping: Duration,
+    /// How long to look out for an answer before sleeping over it.
+    pub vigil: Duration,
     /// Failed starts in a row after which a model is given up.
     pub attempts: u32,
     /// Bytes of a worker's output that reach the log in a second.
@@ -209,8 +212,20 @@ async fn appoint(
     *printing = Some(tokio::spawn(output::drain(output, Arc::clone(handle), worker, limit, metrics.clone())));
     let link = Link::new(Channel::new(channel), requests, responses).map_err(|e| stillborn(e.to_string()))?;
     let Geometry { slots, slot_bytes } = terms.requests;
-    let (handle, launcher, metrics) = (Arc::clone(handle), launcher.clone(), metrics.clone());
-    Ok(Tenure { worker, handle, launcher, link, exit, verified: false, said: 0, slots, slot_bytes, ping: terms.ping, metrics })
+    let (handle, launcher) = (Arc::clone(handle), launcher.clone());
+    Ok(Tenure {
+        worker,
+        handle,
+        launcher,
+        link,
+        exit,
+        verified: false,
+        said: 0,
+        slots,
+        slot_bytes,
+        ping: terms.ping,
+        vigil: Vigil::new(terms.vigil),
+    })
 }
 
 fn excused(handle: &ModelHandle, layer: Layer) -> bool {

@@ -19,14 +19,15 @@ use super::link::{Link, LinkError};
 use super::pings::Pings;
 use super::sanitise::{self, Unbelieved};
 use super::turn::Turn;
+use super::vigil::Vigil;
 use super::violation::Violation;
 use crate::batch::job::Job;
 use crate::batch::plan::Rule;
 use crate::batch::queue::Next;
 use crate::batch::split;
-use crate::metrics::Metrics;
 use crate::refusal::{Kind, Refusal};
 use crate::telemetry;
+use crate::trace::Stage;
 
 /// A worker, and what its supervisor knows about it.
 #[derive(Debug)]
@@ -51,8 +52,8 @@ pub struct Tenure {
     pub slot_bytes: u64,
     /// Pause between two questions to an idle worker.
     pub ping: Duration,
-    /// Where numbers go.
-    pub metrics: Metrics,
+    /// How long to look out for its answers.
+    pub vigil: Vigil,
 }
 
 /// How a tenure ended.
@@ -153,9 +154,10 @@ impl Tenure {
             }
             let room = flight.has_room(together);
             let overdue = flight.overdue();
+            let vigil = flight.since().and_then(|since| self.vigil.until(since));
             tokio::select! {
                 biased;
-                message = self.link.receive() => match self.hear(message, flight, declared, &mut pings, answered).await {
+                message = self.link.receive_soon(vigil) => match self.hear(message, flight, declared, &mut pings, answered).await {
                     Some(end) => return end,
                     None => continue,
                 },
@@ -175,7 +177,8 @@ impl Tenure {
     fn give(&mut self, flight: &mut Flight, jobs: Vec<Job>, declared: &Declared) -> Option<End> {
         let now = Instant::now();
         for job in &jobs {
-            self.metrics.request_waited(&self.handle.model, now.saturating_duration_since(job.queued()));
+            self.handle.served.waited(now.saturating_duration_since(job.queued()));
+            job.trace().end(Stage::Queue);
         }
         match flight.give(&self.link, jobs, &declared.signature) {
             Ok(()) => {
@@ -253,7 +256,7 @@ impl Tenure {
     }
 
     fn done(
-        &self,
+        &mut self,
         batch: BatchId,
         placed: &[Placed],
         run_us: u64,
@@ -263,9 +266,11 @@ impl Tenure {
         let Some(running) = flight.land(batch) else {
             return Some(wrong_batch(batch));
         };
+        self.vigil.learn(running.since.elapsed());
         // The worker's own figure, but never more than the front has waited.
         let ran = Duration::from_micros(run_us).min(running.since.elapsed());
-        self.metrics.batch_ran(&self.handle.model, running.rows.unwrap_or(1), ran);
+        self.handle.served.ran(running.rows.unwrap_or(1), ran);
+        running.jobs.iter().for_each(|job| job.trace().ran(ran));
         match sanitise::sanitise(&self.link.responses, running.slot, placed, declared, running.rows) {
             Ok(outputs) => match split::split(&running.jobs, &outputs) {
                 Some(parts) => {

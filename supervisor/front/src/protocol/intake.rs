@@ -3,16 +3,20 @@
 
 use std::time::Duration;
 
-use axum::body::{Body, HttpBody};
-use axum::extract::Request;
-use axum::http::{HeaderMap, header};
+use axum::body::HttpBody;
+use axum::http::{HeaderMap, HeaderName, header};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 
 use crate::admit::head::Visitor;
+use crate::desk::Desk;
 use crate::metrics::Metrics;
 use crate::pipeline::Pipeline;
 use crate::refusal::{Kind, Refusal};
+use crate::trace::{Stage, Trace};
+
+/// By this a request asks where its time went.
+pub const TRACE: HeaderName = HeaderName::from_static("x-casemate-trace");
 
 /// What the routes share; cheap to clone.
 #[derive(Debug, Clone)]
@@ -21,6 +25,10 @@ pub struct Intake {
     pub pipeline: Pipeline,
     /// Every number that is published.
     pub metrics: Metrics,
+    /// Whether a request may ask where its time went.
+    pub trace: bool,
+    /// Where large texts are read and written.
+    pub desk: Desk,
     /// How long a body may take.
     pub body_time: Duration,
 }
@@ -34,19 +42,27 @@ pub struct Taken {
     pub headers: HeaderMap,
     /// Its whole body.
     pub body: Bytes,
+    /// Where its time goes, if it may know.
+    pub trace: Trace,
 }
 
 impl Intake {
     /// Admits a request and reads its body.
-    pub async fn take(&self, request: Request) -> Result<Taken, Refusal> {
+    pub async fn take<B>(&self, request: hyper::Request<B>) -> Result<Taken, Refusal>
+    where
+        B: HttpBody<Data = Bytes> + Unpin,
+    {
         let (head, body) = request.into_parts();
+        let trace = self.trace && head.headers.contains_key(TRACE);
+        let trace = if trace { Trace::begin() } else { Trace::default() };
         refuse_encodings(&head.headers)?;
         // What hyper will deliver: the Content-Length, or nothing for a chunked body, whatever other headers say.
         let announced = HttpBody::size_hint(&body).exact();
         let visitor = self.pipeline.enter(announced)?;
         let body = collect(body, announced, visitor.body_limit(), self.body_time).await?;
         self.metrics.bytes_in(body.len() as u64);
-        Ok(Taken { visitor, headers: head.headers, body })
+        trace.end(Stage::Read);
+        Ok(Taken { visitor, headers: head.headers, body, trace })
     }
 
     /// Counts a refusal of a request that no model was found for.
@@ -57,7 +73,10 @@ impl Intake {
 }
 
 /// Reads a body of at most `limit` bytes within `time`.
-pub async fn collect(body: Body, announced: Option<u64>, limit: u64, time: Duration) -> Result<Bytes, Refusal> {
+pub async fn collect<B>(body: B, announced: Option<u64>, limit: u64, time: Duration) -> Result<Bytes, Refusal>
+where
+    B: HttpBody<Data = Bytes> + Unpin,
+{
     if announced.is_some_and(|bytes| bytes > limit) {
         return Err(too_large(limit));
     }
@@ -68,7 +87,10 @@ pub async fn collect(body: Body, announced: Option<u64>, limit: u64, time: Durat
     tokio::time::timeout(time, read(body, announced, limit)).await.unwrap_or_else(|_| Err(slow()))
 }
 
-async fn read(mut body: Body, announced: Option<u64>, limit: u64) -> Result<Bytes, Refusal> {
+async fn read<B>(mut body: B, announced: Option<u64>, limit: u64) -> Result<Bytes, Refusal>
+where
+    B: HttpBody<Data = Bytes> + Unpin,
+{
     let mut whole = BytesMut::new();
     while let Some(frame) = body.frame().await {
         let frame = frame
@@ -108,6 +130,7 @@ mod tests {
     use std::pin::Pin;
     use std::task::{Context, Poll};
 
+    use axum::body::Body;
     use hyper::body::Frame;
 
     use super::*;

@@ -7,8 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use axum::body::Body;
-use axum::extract::Request;
+use super::routes::Answers;
 use axum::response::Response;
 use casemate_config::Limits;
 use hyper::body::Incoming;
@@ -20,11 +19,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
-use tower::ServiceExt;
 
 /// Serves until `stop` holds true or its sender is gone: then takes no further connection, closes the idle ones, and
 /// lets running requests end within `limits.drain_ms`.
-pub async fn serve(listener: TcpListener, router: axum::Router, limits: &Limits, mut stop: watch::Receiver<bool>) {
+pub async fn serve(listener: TcpListener, routes: impl Answers, limits: &Limits, mut stop: watch::Receiver<bool>) {
     let paces = Paces::from(limits);
     let mut connections = JoinSet::new();
     let told = stop.clone();
@@ -36,7 +34,7 @@ pub async fn serve(listener: TcpListener, router: axum::Router, limits: &Limits,
             // A full house leaves further ones in the kernel's queue.
             accepted = listener.accept(), if connections.len() < paces.connections => match accepted {
                 Ok((tcp, _)) => {
-                    connections.spawn(converse(tcp, router.clone(), paces, told.clone()));
+                    connections.spawn(converse(tcp, routes.clone(), paces, told.clone()));
                 }
                 Err(error) => {
                     // A client that was gone already, or no descriptor left: the next try must not be at once.
@@ -86,6 +84,7 @@ impl From<&Limits> for Paces {
             queue: _,
             load_ms: _,
             ping_ms: _,
+            vigil_us: _,
             start_attempts: _,
             starts_per_minute: _,
             model_bytes: _,
@@ -111,7 +110,7 @@ impl From<&Limits> for Paces {
 
 // === one connection ===
 
-async fn converse(tcp: TcpStream, router: axum::Router, paces: Paces, mut stop: watch::Receiver<bool>) {
+async fn converse(tcp: TcpStream, routes: impl Answers, paces: Paces, mut stop: watch::Receiver<bool>) {
     // Answers are written in one go; waiting for more would only add the client's delayed acknowledgement.
     let _ = tcp.set_nodelay(true);
     let pace = Pace::new();
@@ -119,7 +118,7 @@ async fn converse(tcp: TcpStream, router: axum::Router, paces: Paces, mut stop: 
         let pace = pace.clone();
         service_fn(move |request: hyper::Request<Incoming>| {
             pace.enter(Phase::Answering);
-            Box::pin(answer(router.clone(), request.map(Body::new), pace.clone()))
+            Box::pin(answer(routes.clone(), request, pace.clone()))
         })
     };
     let mut connection = http1::Builder::new()
@@ -143,12 +142,16 @@ async fn converse(tcp: TcpStream, router: axum::Router, paces: Paces, mut stop: 
         if stopping && pace.is_idle() {
             return Poll::Ready(End::Cut);
         }
-        if let Some(due) = pace.due(&paces) {
-            if alarm.deadline() != due {
+        while let Some(due) = pace.due(&paces) {
+            if due < alarm.deadline() {
                 alarm.as_mut().reset(due);
             }
             ready!(alarm.as_mut().poll(cx));
-            return Poll::Ready(End::Cut);
+            if due <= alarm.deadline() {
+                return Poll::Ready(End::Cut);
+            }
+            // It rang for a time that was put off since. To put it off each time would be work for every request.
+            alarm.as_mut().reset(due);
         }
         Poll::Pending
     })
@@ -159,10 +162,14 @@ async fn converse(tcp: TcpStream, router: axum::Router, paces: Paces, mut stop: 
     }
 }
 
-async fn answer(router: axum::Router, request: Request, pace: Pace) -> Result<Response, std::convert::Infallible> {
-    let response = router.oneshot(request).await;
+async fn answer(
+    routes: impl Answers,
+    request: hyper::Request<Incoming>,
+    pace: Pace,
+) -> Result<Response, std::convert::Infallible> {
+    let response = routes.answer(request).await;
     pace.enter(Phase::Writing);
-    response
+    Ok(response)
 }
 
 enum End {
