@@ -16,6 +16,7 @@ pub struct Job {
     inputs: Vec<Tensor>,
     rows: Option<u64>,
     deadline: Instant,
+    limit: Instant,
     queued: Instant,
     alone: bool,
     answer: oneshot::Sender<Result<Vec<Tensor>, Refusal>>,
@@ -39,7 +40,13 @@ impl Job {
     /// A job, and where its answer will come. Dropping the receiver withdraws the job.
     pub fn new(inputs: Vec<Tensor>, rows: Option<u64>, deadline: Instant, permit: Permit) -> (Self, Answer) {
         let (answer, receiver) = oneshot::channel();
-        (Self { inputs, rows, deadline, queued: Instant::now(), alone: false, answer, _permit: permit }, receiver)
+        let (limit, queued) = (deadline, Instant::now());
+        (Self { inputs, rows, deadline, limit, queued, alone: false, answer, _permit: permit }, receiver)
+    }
+
+    /// Its client is less patient than the operator: a run may go on until then, though nobody waits for its answer.
+    pub fn run_until(&mut self, limit: Instant) {
+        self.limit = limit.max(self.deadline);
     }
 
     /// One tensor for each declared input, in that order.
@@ -55,6 +62,12 @@ impl Job {
     /// When the client stops waiting.
     pub fn deadline(&self) -> Instant {
         self.deadline
+    }
+
+    /// When a worker that still runs it is hung. The operator's word; a client that could shorten it could have workers killed
+    /// as it likes.
+    pub fn limit(&self) -> Instant {
+        self.limit
     }
 
     /// When it was admitted.

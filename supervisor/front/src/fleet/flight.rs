@@ -95,12 +95,13 @@ impl Flight {
         self.given
     }
 
-    /// When everybody in the batch that runs now has stopped waiting, and the worker must have answered.
-    pub fn overdue(&self) -> Option<Instant> {
+    /// When the operator's time for everybody in the batch that runs now is over, and the worker must have answered. That a
+    /// client waits no longer is no sign of a hanging worker, nor is a batch that was given just before its deadline: it has
+    /// some of its `usual` runs first.
+    pub fn overdue(&self, usual: Duration) -> Option<Instant> {
         let first = self.running.front()?;
-        let last = first.jobs.iter().map(Job::deadline).max()?;
-        // Not before it had a moment: a batch given just before its deadline is no sign of a hanging worker.
-        Some(last.max(first.since + MOMENT))
+        let last = first.jobs.iter().map(Job::limit).max()?;
+        Some(last.max(first.since + MOMENT.max(usual.saturating_mul(USUAL_RUNS))))
     }
 
     /// Everything that the worker had: what it was running, and what it had not begun.
@@ -112,6 +113,7 @@ impl Flight {
 }
 
 const MOMENT: Duration = Duration::from_millis(50);
+const USUAL_RUNS: u32 = 4;
 
 fn place(
     link: &Link,

@@ -75,7 +75,7 @@ impl Tenure {
             // The next thing it does is up to the model.
             drop(turn);
             sanitise::check_declared(&declared).map_err(|e| End::Lost(Cause::protocol(&e)))?;
-            self.handle.verified(Arc::new(declared));
+            self.handle.verified(declared);
             self.verified = true;
             match self.next().await? {
                 FromWorker::Ready { load_us } => {
@@ -101,6 +101,7 @@ impl Tenure {
         };
         let mut flight = Flight::new(self.slots);
         let end = self.run(&declared, &mut flight, stop, &mut answered).await;
+        self.handle.queue.interrupted();
         let (lost, untouched) = flight.crash();
         for job in untouched.into_iter().rev() {
             self.handle.queue.push_front(job);
@@ -149,7 +150,7 @@ impl Tenure {
                 return self.drain().await;
             }
             let room = flight.has_room(together);
-            let overdue = flight.overdue();
+            let overdue = flight.overdue(self.handle.queue.usual_run());
             tokio::select! {
                 biased;
                 message = self.link.receive() => match self.hear(message, flight, declared, &mut pings, answered).await {
@@ -254,6 +255,7 @@ impl Tenure {
         };
         // The worker's own figure, but never more than the front has waited.
         let ran = Duration::from_micros(run_us).min(running.since.elapsed());
+        self.handle.queue.ran(ran);
         self.metrics.batch_ran(&self.handle.model, running.rows.unwrap_or(1), ran);
         match sanitise::sanitise(&self.link.responses, running.slot, placed, declared, running.rows) {
             Ok(outputs) => match split::split(&running.jobs, &outputs) {

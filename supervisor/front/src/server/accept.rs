@@ -84,6 +84,7 @@ impl From<&Limits> for Paces {
             response_bytes: _,
             in_flight_bytes: _,
             queue: _,
+            queue_bytes: _,
             load_ms: _,
             ping_ms: _,
             start_attempts: _,

@@ -18,7 +18,7 @@ use serde_json::json;
 use self::binary::JSON_LENGTH;
 use self::json::Envelope;
 use super::answer::{json, with_type};
-use super::intake::Intake;
+use super::intake::{self, Intake};
 use crate::refusal::{Kind, Refusal};
 use crate::status::State as ModelState;
 
@@ -63,7 +63,9 @@ impl FromRequestParts<Intake> for Target {
 
 async fn infer(State(intake): State<Intake>, target: Target, request: Request) -> Result<Response, Refusal> {
     let _running = intake.metrics.request_begun();
-    let taken = intake.take(request).await.map_err(|refusal| intake.refused(refusal))?;
+    let patience = intake::patience(request.headers()).map_err(|refusal| intake.refused(refusal))?;
+    intake.pipeline.knock(&target.model, target.version.as_ref(), patience)?;
+    let taken = intake.take(request, patience).await.map_err(|refusal| intake.refused(refusal))?;
     let (visitor, body) = (taken.visitor, taken.body);
     let parsed = binary::json_length(&taken.headers).and_then(|json_length| {
         let Target { model, version } = target;
