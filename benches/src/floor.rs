@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use casemate_ipc::launch::{Geometry, RunTimeCode};
 use casemate_ipc::shm::arena::{self, Reader, Writer};
+use casemate_ipc::shm::seal;
 use casemate_ipc::tensor::Shape;
 use casemate_manifest::Manifest;
 use casemate_worker::engine;
@@ -21,7 +22,7 @@ pub(crate) fn run(model: &[u8], manifest: &Manifest, row: &[u8], count: usize) -
     let geometry = Geometry { slots: 1, slot_bytes: 1 << 20 };
     let (requests, requests_file) = arena::requests(geometry)?;
     let (_responses, responses_file) = arena::responses(geometry)?;
-    let (reader, writer) = (Reader::open(requests_file, geometry)?, Writer::open(responses_file, geometry)?);
+    let (reader, writer) = (Reader::open(seal::read_only(requests_file)?, geometry)?, Writer::open(responses_file, geometry)?);
     let spec = signature.inputs.first().ok_or("a model without inputs")?;
     let shape: Shape = spec.smallest();
     let placed = [requests.slot(0)?.place(spec.dtype, shape, &[row])?];

@@ -141,6 +141,7 @@ async fn serve(
         turns,
         load: Duration::from_millis(limits.load_ms),
         ping: Duration::from_millis(limits.ping_ms),
+        arena_rest: Duration::from_millis(limits.arena_rest_ms),
         attempts: u32::try_from(limits.start_attempts).unwrap_or(u32::MAX),
         log_bytes_per_second: limits.log_bytes_per_second,
     };

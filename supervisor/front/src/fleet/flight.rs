@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use casemate_ipc::id::BatchId;
-use casemate_ipc::shm::arena::ArenaError;
+use casemate_ipc::shm::arena::{ALIGN, ArenaError};
 use casemate_ipc::tensor::{ModelSignature, Shape};
 use casemate_ipc::work::{Placed, ToWorker};
 
@@ -41,6 +41,15 @@ pub enum NotGiven {
     Link(LinkError, Vec<Job>),
     /// The tensors do not fit together: a fault of ours.
     Arena(ArenaError, Vec<Job>),
+}
+
+impl Running {
+    /// Bytes of its slot that were used, or some more: each tensor begins at a multiple of [`ALIGN`].
+    pub fn bytes(&self) -> u64 {
+        let tensors: usize = self.jobs.iter().map(|job| job.inputs().len()).sum();
+        let bytes = self.jobs.iter().map(Job::bytes).fold(0, u64::saturating_add);
+        bytes.saturating_add((tensors * ALIGN) as u64)
+    }
 }
 
 impl Flight {
@@ -83,6 +92,11 @@ impl Flight {
     /// next, instead of alone in a slot ahead of it.
     pub fn has_room(&self, together: bool) -> bool {
         !self.free.is_empty() && (!together || self.running.is_empty())
+    }
+
+    /// Whether nobody reads or writes a slot.
+    pub fn is_free(&self, slot: u32) -> bool {
+        self.free.contains(&slot)
     }
 
     /// Whether the worker has nothing to do.

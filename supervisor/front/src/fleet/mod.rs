@@ -19,5 +19,6 @@ mod registered;
 pub mod sanitise;
 pub mod supervise;
 pub mod tenure;
+pub mod tide;
 pub mod turn;
 pub mod violation;

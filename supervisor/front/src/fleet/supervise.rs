@@ -20,6 +20,7 @@ use super::lifecycle::{self, Lifecycle};
 use super::link::Link;
 use super::output;
 use super::tenure::{End, Tenure};
+use super::tide::Tides;
 use super::turn::Turns;
 use crate::metrics::Metrics;
 use crate::status::State;
@@ -37,6 +38,8 @@ pub struct Terms {
     pub load: Duration,
     /// Pause between two questions to an idle worker.
     pub ping: Duration,
+    /// How long pages of its arenas that no request needs are kept.
+    pub arena_rest: Duration,
     /// Failed starts in a row after which a model is given up.
     pub attempts: u32,
     /// Bytes of a worker's output that reach the log in a second.
@@ -195,7 +198,8 @@ async fn appoint(
     let stillborn = |reason: String| Ended::By(lifecycle::End::Stillborn, Cause::spawn(&reason));
     let (requests, requests_file) = arena::requests(terms.requests).map_err(|e| stillborn(e.to_string()))?;
     let (responses, responses_file) = arena::responses(terms.responses).map_err(|e| stillborn(e.to_string()))?;
-    let started = launcher.start(&handle.model, [requests_file, responses_file]).await.map_err(|error| {
+    let files = [requests_file, responses_file];
+    let started = launcher.start(&handle.model, &files).await.map_err(|error| {
         let end = match &error {
             LaunchError::Refused { retry: false, .. } => lifecycle::End::Hopeless,
             LaunchError::Refused { retry: true, .. } => lifecycle::End::NotYet,
@@ -209,8 +213,10 @@ async fn appoint(
     *printing = Some(tokio::spawn(output::drain(output, Arc::clone(handle), worker, limit, metrics.clone())));
     let link = Link::new(Channel::new(channel), requests, responses).map_err(|e| stillborn(e.to_string()))?;
     let Geometry { slots, slot_bytes } = terms.requests;
+    let tides = Tides::new(files, slots, [slot_bytes, terms.responses.slot_bytes], terms.arena_rest);
     let (handle, launcher, metrics) = (Arc::clone(handle), launcher.clone(), metrics.clone());
-    Ok(Tenure { worker, handle, launcher, link, exit, verified: false, slots, slot_bytes, ping: terms.ping, metrics })
+    let ping = terms.ping;
+    Ok(Tenure { worker, handle, launcher, link, tides, exit, verified: false, slots, slot_bytes, ping, metrics })
 }
 
 fn excused(handle: &ModelHandle, layer: Layer) -> bool {

@@ -17,6 +17,7 @@ use super::launcher::{Exit, Launcher};
 use super::link::{Link, LinkError};
 use super::pings::Pings;
 use super::sanitise::{self, Unbelieved};
+use super::tide::Tides;
 use super::turn::Turn;
 use super::violation::Violation;
 use crate::batch::job::Job;
@@ -38,6 +39,8 @@ pub struct Tenure {
     pub launcher: Launcher,
     /// Its channel and arenas.
     pub link: Link,
+    /// How far its arenas are filled.
+    pub tides: Tides,
     /// How it will have ended.
     pub exit: Exit,
     /// Whether it has said that its model is verified.
@@ -151,6 +154,7 @@ impl Tenure {
             }
             let room = flight.has_room(together);
             let overdue = flight.overdue(self.handle.queue.usual_run());
+            let ebb = self.tides.due();
             tokio::select! {
                 biased;
                 message = self.link.receive() => match self.hear(message, flight, declared, &mut pings, answered).await {
@@ -160,6 +164,7 @@ impl Tenure {
                 () = until(overdue) => return End::Lost(Cause::deadline("no answer at the request's deadline")),
                 () = self.handle.queue.arrival(), if room => {}
                 () = until(company) => {}
+                () = until(ebb) => self.tides.ebb(|slot| flight.is_free(slot), Instant::now()),
                 _ = stop.changed() => {}
                 () = pings.due(), if flight.is_empty() => {
                     if !pings.ask(&self.link) {
@@ -226,6 +231,7 @@ impl Tenure {
                     self.handle
                         .violated(&Violation::memory(), "an allocation beyond the limit was refused; it goes on");
                 }
+                self.tides.landed(running.slot, [running.bytes(), 0], Instant::now());
                 self.fail(running, &excuse::failed(failure));
                 answered();
                 None
@@ -243,7 +249,7 @@ impl Tenure {
     }
 
     fn done(
-        &self,
+        &mut self,
         batch: BatchId,
         placed: &[Placed],
         run_us: u64,
@@ -256,6 +262,8 @@ impl Tenure {
         // The worker's own figure, but never more than the front has waited.
         let ran = Duration::from_micros(run_us).min(running.since.elapsed());
         self.handle.queue.ran(ran);
+        let answer = placed.iter().map(|p| p.offset.saturating_add(p.bytes)).max().unwrap_or(0);
+        self.tides.landed(running.slot, [running.bytes(), answer], Instant::now());
         self.metrics.batch_ran(&self.handle.model, running.rows.unwrap_or(1), ran);
         match sanitise::sanitise(&self.link.responses, running.slot, placed, declared, running.rows) {
             Ok(outputs) => match split::split(&running.jobs, &outputs) {
