@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use casemate_ipc::launch::{Geometry, RunTimeCode};
 use casemate_ipc::shm::arena::{self, Reader, Writer};
+use casemate_ipc::shm::seal;
 use casemate_ipc::tensor::{DType, ModelSignature, Shape, TensorSpec};
 use casemate_ipc::work::Placed;
 use casemate_manifest::Manifest;
@@ -41,7 +42,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let geometry = Geometry { slots: 1, slot_bytes: SLOT };
     let (requests, requests_file) = arena::requests(geometry)?;
     let (_responses, responses_file) = arena::responses(geometry)?;
-    let (reader, writer) = (Reader::open(requests_file, geometry)?, Writer::open(responses_file, geometry)?);
+    let (reader, writer) = (Reader::open(seal::read_only(requests_file)?, geometry)?, Writer::open(responses_file, geometry)?);
     let mut slot = requests.slot(0)?;
     let mut placed = Vec::new();
     for spec in &signature.inputs {

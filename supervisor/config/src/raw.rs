@@ -75,6 +75,12 @@ pub struct RawModel {
     pub cpus: Option<f64>,
     /// Which operators it may use, in place of what is said for all.
     pub graph: Option<RawGraph>,
+    /// Most rows in one run, whatever its manifest says.
+    pub max_batch_size: Option<u32>,
+    /// Longest that a request may wait for company, whatever its manifest says.
+    pub max_batch_delay_ms: Option<u64>,
+    /// Longest that a request may take, whatever its manifest says.
+    pub deadline_ms: Option<u64>,
 }
 
 /// `[graph]`, and `graph` of a model.

@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use casemate_config::Config;
+use casemate_config::{Config, ModelConfig};
 use casemate_lockdown::{FrontLocked, FrontSealed, SealError, seal_front};
 use thiserror::Error;
 use tokio::net::TcpListener;
@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 
 use crate::admit::permit::Room;
 use crate::desk::Desk;
+use crate::batch::queue::Bounds;
 use crate::fleet::breaker::Rules;
 use crate::fleet::breakers::Breakers;
 use crate::fleet::handle::ModelHandle;
@@ -117,7 +118,8 @@ async fn serve(
     let (stop, stopped) = watch::channel(false);
     let metrics = Metrics::new();
     let mut handles: BTreeMap<_, BTreeMap<_, _>> = BTreeMap::new();
-    let queue = usize::try_from(limits.queue).unwrap_or(usize::MAX);
+    let bounds =
+        Bounds { jobs: usize::try_from(limits.queue).unwrap_or(usize::MAX), bytes: limits.queue_bytes };
     let breakers = Breakers::new(Rules {
         deaths: u32::try_from(limits.breaker_deaths).unwrap_or(u32::MAX),
         window: Duration::from_millis(limits.breaker_window_ms),
@@ -125,8 +127,9 @@ async fn serve(
         longest: Duration::from_millis(limits.breaker_longest_ms),
     });
     for model in &catalogue.models {
-        let (waived, code) = (catalogue.waived.clone(), config.model(&model.name).run_time_code);
-        let handle = ModelHandle::new(model.clone(), waived, code, queue, breakers.clone(), metrics.clone());
+        let ModelConfig { run_time_code, caps, .. } = config.model(&model.name);
+        let (waived, breakers, metrics) = (catalogue.waived.clone(), breakers.clone(), metrics.clone());
+        let handle = ModelHandle::new(model.clone(), waived, run_time_code, (bounds, caps), breakers, metrics);
         handles.entry(model.name.clone()).or_default().insert(model.version.clone(), handle);
     }
     let terms = Terms {
@@ -138,6 +141,7 @@ async fn serve(
         ping: Duration::from_millis(limits.ping_ms),
         // Who looks out on the only CPU keeps the worker from it.
         vigil: Duration::from_micros(if cpus > 1 { limits.vigil_us } else { 0 }),
+        arena_rest: Duration::from_millis(limits.arena_rest_ms),
         attempts: u32::try_from(limits.start_attempts).unwrap_or(u32::MAX),
         log_bytes_per_second: limits.log_bytes_per_second,
     };

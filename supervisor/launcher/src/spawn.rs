@@ -109,9 +109,10 @@ impl Arenas {
         };
         let none = SealError::Length { found: 0, expected: 2 };
         let [requests, responses] = <[OwnedFd; 2]>::try_from(fds).map_err(|_| none)?;
-        exact(&requests, Sealing::FixedReadOnly, config.requests())?;
+        exact(&requests, Sealing::Fixed, config.requests())?;
         exact(&responses, Sealing::Fixed, config.responses())?;
-        Ok(Self { requests, responses })
+        // A worker can only read what it is asked.
+        Ok(Self { requests: seal::read_only(requests)?, responses })
     }
 }
 

@@ -161,7 +161,7 @@ impl Birth {
         let (front, worker) = seqpacket::pair::<ToWorker, FromWorker>().unwrap();
         let mut fds: Vec<OwnedFd> = vec![
             worker.into_socket(),
-            requests_file,
+            seal::read_only(requests_file).unwrap(),
             responses_file,
             freeze("model", &self.model),
             freeze("manifest", self.manifest_text().as_bytes()),

@@ -17,6 +17,7 @@ pub struct Job {
     inputs: Vec<Tensor>,
     rows: Option<u64>,
     deadline: Instant,
+    limit: Instant,
     queued: Instant,
     alone: bool,
     trace: Trace,
@@ -41,19 +42,8 @@ impl Job {
     /// A job, and where its answer will come. Dropping the receiver withdraws the job.
     pub fn new(inputs: Vec<Tensor>, rows: Option<u64>, deadline: Instant, permit: Permit) -> (Self, Answer) {
         let (answer, receiver) = oneshot::channel();
-        (
-            Self {
-                inputs,
-                rows,
-                deadline,
-                queued: Instant::now(),
-                alone: false,
-                trace: Trace::default(),
-                answer,
-                _permit: permit,
-            },
-            receiver,
-        )
+        let (limit, queued, trace) = (deadline, Instant::now(), Trace::default());
+        (Self { inputs, rows, deadline, limit, queued, alone: false, trace, answer, _permit: permit }, receiver)
     }
 
     /// The same, with marks on its way.
@@ -65,6 +55,11 @@ impl Job {
     /// Where its marks go.
     pub fn trace(&self) -> &Trace {
         &self.trace
+    }
+
+    /// Its client is less patient than the operator: a run may go on until then, though nobody waits for its answer.
+    pub fn run_until(&mut self, limit: Instant) {
+        self.limit = limit.max(self.deadline);
     }
 
     /// One tensor for each declared input, in that order.
@@ -80,6 +75,12 @@ impl Job {
     /// When the client stops waiting.
     pub fn deadline(&self) -> Instant {
         self.deadline
+    }
+
+    /// When a worker that still runs it is hung. The operator's word; a client that could shorten it could have workers killed
+    /// as it likes.
+    pub fn limit(&self) -> Instant {
+        self.limit
     }
 
     /// When it was admitted.

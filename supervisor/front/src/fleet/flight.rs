@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use casemate_ipc::id::BatchId;
-use casemate_ipc::shm::arena::ArenaError;
+use casemate_ipc::shm::arena::{ALIGN, ArenaError};
 use casemate_ipc::tensor::{ModelSignature, Shape};
 use casemate_ipc::work::{Placed, ToWorker};
 
@@ -42,6 +42,15 @@ pub enum NotGiven {
     Link(LinkError, Vec<Job>),
     /// The tensors do not fit together: a fault of ours.
     Arena(ArenaError, Vec<Job>),
+}
+
+impl Running {
+    /// Bytes of its slot that were used, or some more: each tensor begins at a multiple of [`ALIGN`].
+    pub fn bytes(&self) -> u64 {
+        let tensors: usize = self.jobs.iter().map(|job| job.inputs().len()).sum();
+        let bytes = self.jobs.iter().map(Job::bytes).fold(0, u64::saturating_add);
+        bytes.saturating_add((tensors * ALIGN) as u64)
+    }
 }
 
 impl Flight {
@@ -87,6 +96,11 @@ impl Flight {
         !self.free.is_empty() && (!together || self.running.is_empty())
     }
 
+    /// Whether nobody reads or writes a slot.
+    pub fn is_free(&self, slot: u32) -> bool {
+        self.free.contains(&slot)
+    }
+
     /// Whether the worker has nothing to do.
     pub fn is_empty(&self) -> bool {
         self.running.is_empty()
@@ -102,12 +116,13 @@ impl Flight {
         self.running.front().map(|running| running.since)
     }
 
-    /// When everybody in the batch that runs now has stopped waiting, and the worker must have answered.
-    pub fn overdue(&self) -> Option<Instant> {
+    /// When the operator's time for everybody in the batch that runs now is over, and the worker must have answered. That a
+    /// client waits no longer is no sign of a hanging worker, nor is a batch that was given just before its deadline: it has
+    /// some of its `usual` runs first.
+    pub fn overdue(&self, usual: Duration) -> Option<Instant> {
         let first = self.running.front()?;
-        let last = first.jobs.iter().map(Job::deadline).max()?;
-        // Not before it had a moment: a batch given just before its deadline is no sign of a hanging worker.
-        Some(last.max(first.since + MOMENT))
+        let last = first.jobs.iter().map(Job::limit).max()?;
+        Some(last.max(first.since + MOMENT.max(usual.saturating_mul(USUAL_RUNS))))
     }
 
     /// Everything that the worker had: what it was running, and what it had not begun.
@@ -119,6 +134,7 @@ impl Flight {
 }
 
 const MOMENT: Duration = Duration::from_millis(50);
+const USUAL_RUNS: u32 = 4;
 
 fn place(
     link: &Link,

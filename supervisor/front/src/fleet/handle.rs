@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use casemate_config::model::Caps;
 use casemate_ipc::convolution::{Convolution, MAX_CONVOLUTIONS};
 use casemate_ipc::id::{ModelId, WorkerId};
 use casemate_ipc::launch::RunTimeCode;
@@ -14,7 +15,7 @@ use super::breakers::{Breakers, SharedBreaker};
 use super::cause::Cause;
 use super::printed::Printed;
 use super::violation::{Call, Violation};
-use crate::batch::queue::Queue;
+use crate::batch::queue::{Bounds, Queue};
 use crate::metrics::{Metrics, Served};
 use crate::status::{LastExit, ModelStatus, OutputStatus, Seen, State, Violations, WorkerStatus};
 
@@ -25,6 +26,7 @@ pub struct ModelHandle {
     pub model: ModelId,
     /// Requests that wait for it.
     pub queue: Queue,
+    caps: Caps,
     status: RwLock<ModelStatus>,
     printed: Mutex<Printed>,
     breakers: Breakers,
@@ -43,7 +45,7 @@ impl ModelHandle {
         model: ModelId,
         waived: Vec<Waiver>,
         run_time_code: RunTimeCode,
-        queue: usize,
+        (bounds, caps): (Bounds, Caps),
         breakers: Breakers,
         metrics: Metrics,
     ) -> Arc<Self> {
@@ -65,7 +67,8 @@ impl ModelHandle {
         let served = metrics.served(&model);
         Arc::new(Self {
             model,
-            queue: Queue::new(queue),
+            queue: Queue::new(bounds),
+            caps,
             status: RwLock::new(status),
             gate: OnceLock::new(),
             printed: Mutex::default(),
@@ -128,7 +131,15 @@ impl ModelHandle {
         });
     }
 
-    pub(super) fn verified(&self, declared: Arc<Declared>) {
+    /// What its manifest asks for holds within the operator's bounds.
+    pub(super) fn verified(&self, declared: Declared) {
+        let Caps { batch_size, batch_delay_ms, deadline_ms } = self.caps;
+        let declared = Arc::new(Declared {
+            max_batch_size: declared.max_batch_size.min(batch_size),
+            max_batch_delay_us: declared.max_batch_delay_us.min(batch_delay_ms.saturating_mul(1000)),
+            deadline_ms: declared.deadline_ms.min(deadline_ms),
+            ..declared
+        });
         let breaker = self.breakers.of(declared.sha256);
         *self.breaker.write().unwrap_or_else(PoisonError::into_inner) = Some(breaker);
         self.write(|s| {

@@ -19,6 +19,7 @@ mod registered;
 pub mod sanitise;
 pub mod supervise;
 pub mod tenure;
+pub mod tide;
 pub mod turn;
 pub mod vigil;
 pub mod violation;

@@ -20,6 +20,7 @@ use super::lifecycle::{self, Lifecycle};
 use super::link::Link;
 use super::output;
 use super::tenure::{End, Tenure};
+use super::tide::Tides;
 use super::turn::Turns;
 use super::vigil::Vigil;
 use crate::metrics::Metrics;
@@ -40,6 +41,8 @@ pub struct Terms {
     pub ping: Duration,
     /// How long to look out for an answer before sleeping over it.
     pub vigil: Duration,
+    /// How long pages of its arenas that no request needs are kept.
+    pub arena_rest: Duration,
     /// Failed starts in a row after which a model is given up.
     pub attempts: u32,
     /// Bytes of a worker's output that reach the log in a second.
@@ -198,7 +201,8 @@ async fn appoint(
     let stillborn = |reason: String| Ended::By(lifecycle::End::Stillborn, Cause::spawn(&reason));
     let (requests, requests_file) = arena::requests(terms.requests).map_err(|e| stillborn(e.to_string()))?;
     let (responses, responses_file) = arena::responses(terms.responses).map_err(|e| stillborn(e.to_string()))?;
-    let started = launcher.start(&handle.model, [requests_file, responses_file]).await.map_err(|error| {
+    let files = [requests_file, responses_file];
+    let started = launcher.start(&handle.model, &files).await.map_err(|error| {
         let end = match &error {
             LaunchError::Refused { retry: false, .. } => lifecycle::End::Hopeless,
             LaunchError::Refused { retry: true, .. } => lifecycle::End::NotYet,
@@ -218,6 +222,7 @@ async fn appoint(
         handle,
         launcher,
         link,
+        tides: Tides::new(files, slots, [slot_bytes, terms.responses.slot_bytes], terms.arena_rest),
         exit,
         verified: false,
         said: 0,

@@ -18,6 +18,7 @@ use super::launcher::{Exit, Launcher};
 use super::link::{Link, LinkError};
 use super::pings::Pings;
 use super::sanitise::{self, Unbelieved};
+use super::tide::Tides;
 use super::turn::Turn;
 use super::vigil::Vigil;
 use super::violation::Violation;
@@ -40,6 +41,8 @@ pub struct Tenure {
     pub launcher: Launcher,
     /// Its channel and arenas.
     pub link: Link,
+    /// How far its arenas are filled.
+    pub tides: Tides,
     /// How it will have ended.
     pub exit: Exit,
     /// Whether it has said that its model is verified.
@@ -79,7 +82,7 @@ impl Tenure {
             // The next thing it does is up to the model.
             drop(turn);
             sanitise::check_declared(&declared).map_err(|e| End::Lost(Cause::protocol(&e)))?;
-            self.handle.verified(Arc::new(declared));
+            self.handle.verified(declared);
             self.verified = true;
             match self.next().await? {
                 FromWorker::Ready { load_us } => {
@@ -105,6 +108,7 @@ impl Tenure {
         };
         let mut flight = Flight::new(self.slots);
         let end = self.run(&declared, &mut flight, stop, &mut answered).await;
+        self.handle.queue.interrupted();
         let (lost, untouched) = flight.crash();
         for job in untouched.into_iter().rev() {
             self.handle.queue.push_front(job);
@@ -153,8 +157,9 @@ impl Tenure {
                 return self.drain().await;
             }
             let room = flight.has_room(together);
-            let overdue = flight.overdue();
+            let overdue = flight.overdue(self.handle.queue.usual_run());
             let vigil = flight.since().and_then(|since| self.vigil.until(since));
+            let ebb = self.tides.due();
             tokio::select! {
                 biased;
                 message = self.link.receive_soon(vigil) => match self.hear(message, flight, declared, &mut pings, answered).await {
@@ -164,6 +169,7 @@ impl Tenure {
                 () = until(overdue) => return End::Lost(Cause::deadline("no answer at the request's deadline")),
                 () = self.handle.queue.arrival(), if room => {}
                 () = until(company) => {}
+                () = until(ebb) => self.tides.ebb(|slot| flight.is_free(slot), Instant::now()),
                 _ = stop.changed() => {}
                 () = pings.due(), if flight.is_empty() => {
                     if !pings.ask(&self.link) {
@@ -231,6 +237,7 @@ impl Tenure {
                     self.handle
                         .violated(&Violation::memory(), "an allocation beyond the limit was refused; it goes on");
                 }
+                self.tides.landed(running.slot, [running.bytes(), 0], Instant::now());
                 self.fail(running, &excuse::failed(failure));
                 answered();
                 None
@@ -269,6 +276,9 @@ impl Tenure {
         self.vigil.learn(running.since.elapsed());
         // The worker's own figure, but never more than the front has waited.
         let ran = Duration::from_micros(run_us).min(running.since.elapsed());
+        self.handle.queue.ran(ran);
+        let answer = placed.iter().map(|p| p.offset.saturating_add(p.bytes)).max().unwrap_or(0);
+        self.tides.landed(running.slot, [running.bytes(), answer], Instant::now());
         self.handle.served.ran(running.rows.unwrap_or(1), ran);
         running.jobs.iter().for_each(|job| job.trace().ran(ran));
         match sanitise::sanitise(&self.link.responses, running.slot, placed, declared, running.rows) {

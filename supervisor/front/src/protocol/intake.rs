@@ -7,9 +7,11 @@ use axum::body::HttpBody;
 use axum::http::{HeaderMap, HeaderName, header};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
+use tokio::time::timeout;
 
 use crate::admit::head::Visitor;
 use crate::desk::Desk;
+use crate::fleet::excuse::impatient;
 use crate::metrics::Metrics;
 use crate::pipeline::Pipeline;
 use crate::refusal::{Kind, Refusal};
@@ -47,8 +49,8 @@ pub struct Taken {
 }
 
 impl Intake {
-    /// Admits a request and reads its body.
-    pub async fn take<B>(&self, request: hyper::Request<B>) -> Result<Taken, Refusal>
+    /// Admits a request and reads its body. `patience` is how long its client waits, where it has said so.
+    pub async fn take<B>(&self, request: hyper::Request<B>, patience: Option<Duration>) -> Result<Taken, Refusal>
     where
         B: HttpBody<Data = Bytes> + Unpin,
     {
@@ -58,8 +60,12 @@ impl Intake {
         refuse_encodings(&head.headers)?;
         // What hyper will deliver: the Content-Length, or nothing for a chunked body, whatever other headers say.
         let announced = HttpBody::size_hint(&body).exact();
-        let visitor = self.pipeline.enter(announced)?;
-        let body = collect(body, announced, visitor.body_limit(), self.body_time).await?;
+        let visitor = self.pipeline.enter(announced)?.within(patience);
+        let reading = collect(body, announced, visitor.body_limit(), self.body_time);
+        let body = match patience {
+            Some(patience) => timeout(patience, reading).await.map_err(|_| impatient(patience))??,
+            None => reading.await?,
+        };
         self.metrics.bytes_in(body.len() as u64);
         trace.end(Stage::Read);
         Ok(Taken { visitor, headers: head.headers, body, trace })
@@ -70,6 +76,21 @@ impl Intake {
         self.metrics.refused(refusal.kind);
         refusal
     }
+}
+
+/// How long a client waits for its answer, in milliseconds, from its request's head on.
+pub const TIMEOUT: HeaderName = HeaderName::from_static("x-request-timeout-ms");
+
+/// What a client says of its patience. It can only shorten what the operator allows.
+pub fn patience(headers: &HeaderMap) -> Result<Option<Duration>, Refusal> {
+    let mut values = headers.get_all(TIMEOUT).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    let digits = value.to_str().ok().filter(|_| values.next().is_none());
+    // Ten digits are a hundred days: no operator allows more, and no clock overflows.
+    let digits = digits.filter(|text| (1..=10).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit()));
+    let patience = digits.and_then(|text| text.parse().ok()).filter(|ms| *ms > 0).map(Duration::from_millis);
+    let bad = || Refusal::invalid("X-Request-Timeout-Ms must be one whole number of milliseconds, 1 to 9999999999");
+    patience.ok_or_else(bad).map(Some)
 }
 
 /// Reads a body of at most `limit` bytes within `time`.
@@ -175,6 +196,25 @@ mod tests {
         assert!(with("identity").is_ok() && with("").is_ok());
         for bad in ["gzip", "identity, gzip", "br", "deflate"] {
             assert!(with(bad).is_err(), "{bad} passed");
+        }
+    }
+
+    #[test]
+    fn patience_is_one_whole_number_or_a_mistake() {
+        let with = |values: &[&'static str]| {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append(TIMEOUT, value.parse().unwrap());
+            }
+            patience(&headers).map_err(|refusal| refusal.kind)
+        };
+        assert_eq!(with(&[]), Ok(None));
+        assert_eq!(with(&["1"]), Ok(Some(Duration::from_millis(1))));
+        assert_eq!(with(&["9999999999"]), Ok(Some(Duration::from_millis(9_999_999_999))));
+        let bad: [&[&str]; 11] =
+            [&[""], &["0"], &["00"], &["-1"], &["+1"], &["1.5"], &["1 "], &["1e3"], &["5s"], &["10000000000"], &["5", "5"]];
+        for values in bad {
+            assert_eq!(with(values), Err(Kind::Invalid), "{values:?}");
         }
     }
 }

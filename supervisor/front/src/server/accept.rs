@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::routes::Answers;
 use axum::response::Response;
+use bytes::Bytes;
 use casemate_config::Limits;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -82,6 +83,8 @@ impl From<&Limits> for Paces {
             response_bytes: _,
             in_flight_bytes: _,
             queue: _,
+            queue_bytes: _,
+            arena_rest_ms: _,
             load_ms: _,
             ping_ms: _,
             vigil_us: _,
@@ -110,10 +113,28 @@ impl From<&Limits> for Paces {
 
 // === one connection ===
 
+/// A connection from its first byte to its last. While nobody speaks on it, it is a socket and a clock: the parser and its
+/// buffers are there from the first byte of a request on, and for a moment after the answer.
 async fn converse(tcp: TcpStream, routes: impl Answers, paces: Paces, mut stop: watch::Receiver<bool>) {
     // Answers are written in one go; waiting for more would only add the client's delayed acknowledgement.
     let _ = tcp.set_nodelay(true);
     let pace = Pace::new();
+    let mut socket = Paced { tcp, ahead: Bytes::new(), pace };
+    while socket.hears(&paces, &mut stop).await {
+        // In a box, so that it costs nothing while nobody speaks.
+        match Box::pin(speak(socket, routes.clone(), paces, stop.clone())).await {
+            End::Rest(quiet) => socket = quiet,
+            End::Done(tcp) => return Box::pin(linger(tcp)).await,
+            End::Cut => return,
+        }
+    }
+}
+
+/// Requests and answers, until the connection ends or nobody has spoken for a while.
+async fn speak(socket: Paced, routes: impl Answers, paces: Paces, mut stop: watch::Receiver<bool>) -> End {
+    let pace = socket.pace.clone();
+    // A part of a request that has come already would be read again and again.
+    let may_rest = socket.ahead.is_empty();
     let service = {
         let pace = pace.clone();
         service_fn(move |request: hyper::Request<Incoming>| {
@@ -126,7 +147,7 @@ async fn converse(tcp: TcpStream, routes: impl Answers, paces: Paces, mut stop: 
         .header_read_timeout(None)
         .max_header_size(paces.header_bytes)
         .max_buf_size(READ_BUFFER.max(paces.header_bytes))
-        .serve_connection(TokioIo::new(Paced { tcp, pace: pace.clone() }), service);
+        .serve_connection(TokioIo::new(socket), service);
     let mut alarm = Box::pin(sleep_until(Instant::now() + paces.header));
     let mut stopped = Box::pin(async move { stopped(&mut stop).await });
     let mut stopping = false;
@@ -137,18 +158,18 @@ async fn converse(tcp: TcpStream, routes: impl Answers, paces: Paces, mut stop: 
         }
         // First the connection, then the clock: what has arrived counts as in time.
         if connection.poll_without_shutdown(cx).is_ready() {
-            return Poll::Ready(End::Done);
+            return Poll::Ready(Silence::Done);
         }
         if stopping && pace.is_idle() {
-            return Poll::Ready(End::Cut);
+            return Poll::Ready(Silence::Cut);
         }
-        while let Some(due) = pace.due(&paces) {
+        while let Some((due, silence)) = pace.due(&paces, may_rest) {
             if due < alarm.deadline() {
                 alarm.as_mut().reset(due);
             }
             ready!(alarm.as_mut().poll(cx));
             if due <= alarm.deadline() {
-                return Poll::Ready(End::Cut);
+                return Poll::Ready(silence);
             }
             // It rang for a time that was put off since. To put it off each time would be work for every request.
             alarm.as_mut().reset(due);
@@ -156,9 +177,17 @@ async fn converse(tcp: TcpStream, routes: impl Answers, paces: Paces, mut stop: 
         Poll::Pending
     })
     .await;
+    let parts = || connection.into_parts();
     match end {
-        End::Done => linger(connection.into_parts().io.into_inner().tcp).await,
-        End::Cut => tracing::debug!(pace = ?pace.phase(), "a connection was cut off"),
+        Silence::Done => End::Done(parts().io.into_inner().tcp),
+        Silence::Rest => {
+            let parts = parts();
+            End::Rest(Paced { ahead: parts.read_buf, ..parts.io.into_inner() })
+        }
+        Silence::Cut => {
+            tracing::debug!(pace = ?pace.phase(), "a connection was cut off");
+            End::Cut
+        }
     }
 }
 
@@ -172,8 +201,21 @@ async fn answer(
     Ok(response)
 }
 
+/// How a conversation ended.
 enum End {
+    /// The connection is over; it is to be closed in order.
+    Done(TcpStream),
+    /// Answered, and nobody has spoken since.
+    Rest(Paced),
+    /// Too slow, or too long idle.
+    Cut,
+}
+
+/// What becomes of a connection on which nothing happens any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Silence {
     Done,
+    Rest,
     Cut,
 }
 
@@ -198,6 +240,8 @@ async fn linger(mut tcp: TcpStream) {
 
 /// Most bytes that are read at once. More than a head may have, or large bodies would come in small pieces.
 const READ_BUFFER: usize = 262_144;
+/// How long the parser and its buffers are kept for the next request.
+const REST: Duration = Duration::from_secs(1);
 /// How long a closed connection's bytes are read past.
 const LINGER: Duration = Duration::from_secs(1);
 
@@ -238,16 +282,17 @@ impl Pace {
         matches!(self.phase(), Phase::Opened | Phase::Idle)
     }
 
-    /// When the connection is cut off if nothing changes.
-    fn due(&self, paces: &Paces) -> Option<Instant> {
+    /// When the connection is cut off, or may rest, if nothing changes.
+    fn due(&self, paces: &Paces, may_rest: bool) -> Option<(Instant, Silence)> {
         let (phase, since) = *self.lock();
-        let time = match phase {
-            Phase::Opened | Phase::Head => paces.header,
+        let (time, silence) = match phase {
+            Phase::Opened | Phase::Head => (paces.header, Silence::Cut),
             Phase::Answering => return None,
-            Phase::Writing => paces.body,
-            Phase::Idle => paces.idle,
+            Phase::Writing => (paces.body, Silence::Cut),
+            Phase::Idle if may_rest && REST < paces.idle => (REST, Silence::Rest),
+            Phase::Idle => (paces.idle, Silence::Cut),
         };
-        Some(since + time)
+        Some((since + time, silence))
     }
 
     fn read(&self) {
@@ -280,13 +325,41 @@ impl Pace {
 }
 
 /// A socket that tells its pace.
+#[derive(Debug)]
 struct Paced {
     tcp: TcpStream,
+    /// What was read of the next request before the connection rested.
+    ahead: Bytes,
     pace: Pace,
+}
+
+impl Paced {
+    /// Waits until somebody speaks; false where nobody does in time, or the server stops.
+    async fn hears(&self, paces: &Paces, stop: &mut watch::Receiver<bool>) -> bool {
+        if !self.ahead.is_empty() {
+            return true;
+        }
+        let Some((due, _)) = self.pace.due(paces, false) else { return true };
+        tokio::select! {
+            biased;
+            // An end or an error is the conversation's to see.
+            _ = self.tcp.readable() => true,
+            () = stopped(stop) => false,
+            () = sleep_until(due) => {
+                tracing::debug!(pace = ?self.pace.phase(), "a connection was cut off");
+                false
+            }
+        }
+    }
 }
 
 impl AsyncRead for Paced {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if !self.ahead.is_empty() {
+            let first = self.ahead.len().min(buf.remaining());
+            buf.put_slice(&self.ahead.split_to(first));
+            return Poll::Ready(Ok(()));
+        }
         let before = buf.filled().len();
         let result = ready!(Pin::new(&mut self.tcp).poll_read(cx, buf));
         if buf.filled().len() > before {

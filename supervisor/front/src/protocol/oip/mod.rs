@@ -19,7 +19,7 @@ use serde_json::json;
 use self::binary::JSON_LENGTH;
 use self::json::{Envelope, Rendered};
 use super::answer::{json, with_type};
-use super::intake::Intake;
+use super::intake::{self, Intake};
 use super::pieces::Pieces;
 use crate::refusal::{Kind, Refusal};
 use crate::status::State as ModelState;
@@ -83,7 +83,9 @@ where
     B: HttpBody<Data = Bytes> + Unpin,
 {
     let _running = intake.metrics.request_begun();
-    let taken = intake.take(request).await.map_err(|refusal| intake.refused(refusal))?;
+    let patience = intake::patience(request.headers()).map_err(|refusal| intake.refused(refusal))?;
+    intake.pipeline.knock(&target.model, target.version.as_ref(), patience)?;
+    let taken = intake.take(request, patience).await.map_err(|refusal| intake.refused(refusal))?;
     let (visitor, body, trace) = (taken.visitor, taken.body, taken.trace);
     let parsed = match binary::json_length(&taken.headers) {
         Ok(json_length) => {
