@@ -98,16 +98,15 @@ fn the_operator_s_time_is_the_longest() {
     let start = Instant::now();
     assert_eq!(word(&within(&casemate, "m", "15000")), (504, "deadline"));
     assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
-    casemate.wait_until("killed", Duration::from_secs(10), || {
-        casemate.status("m")["last_exit"]["cause"] == "deadline"
-    });
+    casemate.wait_until("killed", Duration::from_secs(10), || casemate.status("m")["last_exit"]["cause"] == "deadline");
 }
 
 #[test]
 fn a_body_that_comes_too_late_is_refused_by_the_client_s_own_time() {
     let casemate = slow(Setup::new(), "m", 0).serve();
     let mut stream = TcpStream::connect(casemate.address).unwrap();
-    let head = "POST /v2/models/m/infer HTTP/1.1\r\nhost: x\r\ncontent-length: 999\r\nx-request-timeout-ms: 100\r\n\r\n{";
+    let head =
+        "POST /v2/models/m/infer HTTP/1.1\r\nhost: x\r\ncontent-length: 999\r\nx-request-timeout-ms: 100\r\n\r\n{";
     stream.write_all(head.as_bytes()).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     let mut said = Vec::new();

@@ -37,11 +37,7 @@ pub struct Caps {
 
 impl Default for Caps {
     fn default() -> Self {
-        Self {
-            batch_size: MAX_BATCH_SIZE,
-            batch_delay_ms: MAX_BATCH_DELAY_US / 1000,
-            deadline_ms: MAX_DEADLINE_MS,
-        }
+        Self { batch_size: MAX_BATCH_SIZE, batch_delay_ms: MAX_BATCH_DELAY_US / 1000, deadline_ms: MAX_DEADLINE_MS }
     }
 }
 

@@ -118,8 +118,7 @@ async fn serve(
     let (stop, stopped) = watch::channel(false);
     let metrics = Metrics::new();
     let mut handles: BTreeMap<_, BTreeMap<_, _>> = BTreeMap::new();
-    let bounds =
-        Bounds { jobs: usize::try_from(limits.queue).unwrap_or(usize::MAX), bytes: limits.queue_bytes };
+    let bounds = Bounds { jobs: usize::try_from(limits.queue).unwrap_or(usize::MAX), bytes: limits.queue_bytes };
     let breakers = Breakers::new(Rules {
         deaths: u32::try_from(limits.breaker_deaths).unwrap_or(u32::MAX),
         window: Duration::from_millis(limits.breaker_window_ms),

@@ -31,12 +31,7 @@ pub enum Departure {
 ///
 /// Nobody spends more than half of their time waiting for company, nor so much that two usual `run`s would not fit in what is
 /// left.
-pub fn plan<'a>(
-    waiting: impl IntoIterator<Item = &'a Job>,
-    rule: Rule,
-    run: Duration,
-    now: Instant,
-) -> Departure {
+pub fn plan<'a>(waiting: impl IntoIterator<Item = &'a Job>, rule: Rule, run: Duration, now: Instant) -> Departure {
     let mut waiting = waiting.into_iter().enumerate();
     let Some((_, first)) = waiting.next() else {
         return Departure::Empty;

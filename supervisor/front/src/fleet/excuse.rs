@@ -33,7 +33,8 @@ pub fn late() -> Refusal {
 
 /// To a client whose own deadline passed, which came before the operator's.
 pub fn impatient(patience: Duration) -> Refusal {
-    let message = format!("no answer within the {} ms that the client gave it (X-Request-Timeout-Ms)", patience.as_millis());
+    let message =
+        format!("no answer within the {} ms that the client gave it (X-Request-Timeout-Ms)", patience.as_millis());
     Refusal::new(Kind::Deadline, message)
 }
 

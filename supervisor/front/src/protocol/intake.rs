@@ -211,8 +211,19 @@ mod tests {
         assert_eq!(with(&[]), Ok(None));
         assert_eq!(with(&["1"]), Ok(Some(Duration::from_millis(1))));
         assert_eq!(with(&["9999999999"]), Ok(Some(Duration::from_millis(9_999_999_999))));
-        let bad: [&[&str]; 11] =
-            [&[""], &["0"], &["00"], &["-1"], &["+1"], &["1.5"], &["1 "], &["1e3"], &["5s"], &["10000000000"], &["5", "5"]];
+        let bad: [&[&str]; 11] = [
+            &[""],
+            &["0"],
+            &["00"],
+            &["-1"],
+            &["+1"],
+            &["1.5"],
+            &["1 "],
+            &["1e3"],
+            &["5s"],
+            &["10000000000"],
+            &["5", "5"],
+        ];
         for values in bad {
             assert_eq!(with(values), Err(Kind::Invalid), "{values:?}");
         }

@@ -3,23 +3,23 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::task::{Poll, ready};
 use std::time::Duration;
 
 use super::routes::Answers;
 use axum::response::Response;
-use bytes::Bytes;
 use casemate_config::Limits;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::AsyncWrite;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+use super::pace::{Pace, Paced, Paces, Phase, Silence, stopped};
 
 /// Serves until `stop` holds true or its sender is gone: then takes no further connection, closes the idle ones, and
 /// lets running requests end within `limits.drain_ms`.
@@ -53,64 +53,6 @@ pub async fn serve(listener: TcpListener, routes: impl Answers, limits: &Limits,
     connections.shutdown().await;
 }
 
-/// Once the server is told to stop, or nobody is left to tell it.
-async fn stopped(stop: &mut watch::Receiver<bool>) {
-    let _ = stop.wait_for(|stop| *stop).await;
-}
-
-/// The limits that apply here.
-#[derive(Debug, Clone, Copy)]
-struct Paces {
-    connections: usize,
-    header_bytes: usize,
-    header: Duration,
-    body: Duration,
-    idle: Duration,
-    drain: Duration,
-}
-
-impl From<&Limits> for Paces {
-    fn from(limits: &Limits) -> Self {
-        // Without `..`: whoever adds a limit is asked here whether it is one on connections.
-        let Limits {
-            connections,
-            header_bytes,
-            header_ms,
-            body_ms,
-            idle_ms,
-            drain_ms,
-            request_bytes: _,
-            response_bytes: _,
-            in_flight_bytes: _,
-            queue: _,
-            queue_bytes: _,
-            arena_rest_ms: _,
-            load_ms: _,
-            ping_ms: _,
-            vigil_us: _,
-            start_attempts: _,
-            starts_per_minute: _,
-            model_bytes: _,
-            worker_memory_mib: _,
-            threads: _,
-            breaker_deaths: _,
-            breaker_window_ms: _,
-            breaker_rest_ms: _,
-            breaker_longest_ms: _,
-            log_bytes_per_second: _,
-        } = *limits;
-        let count = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
-        Self {
-            connections: count(connections),
-            header_bytes: count(header_bytes),
-            header: Duration::from_millis(header_ms),
-            body: Duration::from_millis(body_ms),
-            idle: Duration::from_millis(idle_ms),
-            drain: Duration::from_millis(drain_ms),
-        }
-    }
-}
-
 // === one connection ===
 
 /// A connection from its first byte to its last. While nobody speaks on it, it is a socket and a clock: the parser and its
@@ -118,8 +60,7 @@ impl From<&Limits> for Paces {
 async fn converse(tcp: TcpStream, routes: impl Answers, paces: Paces, mut stop: watch::Receiver<bool>) {
     // Answers are written in one go; waiting for more would only add the client's delayed acknowledgement.
     let _ = tcp.set_nodelay(true);
-    let pace = Pace::new();
-    let mut socket = Paced { tcp, ahead: Bytes::new(), pace };
+    let mut socket = Paced::new(tcp);
     while socket.hears(&paces, &mut stop).await {
         // In a box, so that it costs nothing while nobody speaks.
         match Box::pin(speak(socket, routes.clone(), paces, stop.clone())).await {
@@ -133,8 +74,7 @@ async fn converse(tcp: TcpStream, routes: impl Answers, paces: Paces, mut stop: 
 /// Requests and answers, until the connection ends or nobody has spoken for a while.
 async fn speak(socket: Paced, routes: impl Answers, paces: Paces, mut stop: watch::Receiver<bool>) -> End {
     let pace = socket.pace.clone();
-    // A part of a request that has come already would be read again and again.
-    let may_rest = socket.ahead.is_empty();
+    let may_rest = !socket.half;
     let service = {
         let pace = pace.clone();
         service_fn(move |request: hyper::Request<Incoming>| {
@@ -182,7 +122,8 @@ async fn speak(socket: Paced, routes: impl Answers, paces: Paces, mut stop: watc
         Silence::Done => End::Done(parts().io.into_inner().tcp),
         Silence::Rest => {
             let parts = parts();
-            End::Rest(Paced { ahead: parts.read_buf, ..parts.io.into_inner() })
+            let half = !parts.read_buf.is_empty();
+            End::Rest(Paced { ahead: parts.read_buf, half, ..parts.io.into_inner() })
         }
         Silence::Cut => {
             tracing::debug!(pace = ?pace.phase(), "a connection was cut off");
@@ -211,14 +152,6 @@ enum End {
     Cut,
 }
 
-/// What becomes of a connection on which nothing happens any more.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Silence {
-    Done,
-    Rest,
-    Cut,
-}
-
 /// Says that nothing more comes, then reads past what the client still sends for a moment. Closing at once would answer
 /// those bytes with a reset, and the reset would overtake a 413 that the client has not read yet.
 async fn linger(mut tcp: TcpStream) {
@@ -240,166 +173,8 @@ async fn linger(mut tcp: TcpStream) {
 
 /// Most bytes that are read at once. More than a head may have, or large bodies would come in small pieces.
 const READ_BUFFER: usize = 262_144;
-/// How long the parser and its buffers are kept for the next request.
-const REST: Duration = Duration::from_secs(1);
 /// How long a closed connection's bytes are read past.
 const LINGER: Duration = Duration::from_secs(1);
-
-// === the pace of a connection ===
-
-/// What a connection is doing, and since when. Shared by its socket, its service and its clock, all in one task.
-#[derive(Debug, Clone)]
-struct Pace(Arc<Mutex<(Phase, Instant)>>);
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    /// Accepted, nothing heard yet: a head is due.
-    Opened,
-    /// A part of a head has come.
-    Head,
-    /// The routes have it; body and inference have times of their own.
-    Answering,
-    /// The answer is on its way; each part that the client takes starts the time again.
-    Writing,
-    /// Answered; another request may come.
-    Idle,
-}
-
-impl Pace {
-    fn new() -> Self {
-        Self(Arc::new(Mutex::new((Phase::Opened, Instant::now()))))
-    }
-
-    fn enter(&self, phase: Phase) {
-        *self.lock() = (phase, Instant::now());
-    }
-
-    fn phase(&self) -> Phase {
-        self.lock().0
-    }
-
-    fn is_idle(&self) -> bool {
-        matches!(self.phase(), Phase::Opened | Phase::Idle)
-    }
-
-    /// When the connection is cut off, or may rest, if nothing changes.
-    fn due(&self, paces: &Paces, may_rest: bool) -> Option<(Instant, Silence)> {
-        let (phase, since) = *self.lock();
-        let (time, silence) = match phase {
-            Phase::Opened | Phase::Head => (paces.header, Silence::Cut),
-            Phase::Answering => return None,
-            Phase::Writing => (paces.body, Silence::Cut),
-            Phase::Idle if may_rest && REST < paces.idle => (REST, Silence::Rest),
-            Phase::Idle => (paces.idle, Silence::Cut),
-        };
-        Some((since + time, silence))
-    }
-
-    fn read(&self) {
-        let mut now = self.lock();
-        if matches!(now.0, Phase::Opened | Phase::Idle) {
-            // The time for a first head runs from the accept on.
-            let since = if now.0 == Phase::Opened { now.1 } else { Instant::now() };
-            *now = (Phase::Head, since);
-        }
-    }
-
-    fn written(&self) {
-        let mut now = self.lock();
-        if matches!(now.0, Phase::Writing | Phase::Idle) {
-            *now = (Phase::Writing, Instant::now());
-        }
-    }
-
-    fn flushed(&self) {
-        let mut now = self.lock();
-        if now.0 == Phase::Writing {
-            *now = (Phase::Idle, Instant::now());
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, (Phase, Instant)> {
-        // Nothing panics while it is held; and a pair of plain values cannot be left half-written.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// A socket that tells its pace.
-#[derive(Debug)]
-struct Paced {
-    tcp: TcpStream,
-    /// What was read of the next request before the connection rested.
-    ahead: Bytes,
-    pace: Pace,
-}
-
-impl Paced {
-    /// Waits until somebody speaks; false where nobody does in time, or the server stops.
-    async fn hears(&self, paces: &Paces, stop: &mut watch::Receiver<bool>) -> bool {
-        if !self.ahead.is_empty() {
-            return true;
-        }
-        let Some((due, _)) = self.pace.due(paces, false) else { return true };
-        tokio::select! {
-            biased;
-            // An end or an error is the conversation's to see.
-            _ = self.tcp.readable() => true,
-            () = stopped(stop) => false,
-            () = sleep_until(due) => {
-                tracing::debug!(pace = ?self.pace.phase(), "a connection was cut off");
-                false
-            }
-        }
-    }
-}
-
-impl AsyncRead for Paced {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if !self.ahead.is_empty() {
-            let first = self.ahead.len().min(buf.remaining());
-            buf.put_slice(&self.ahead.split_to(first));
-            return Poll::Ready(Ok(()));
-        }
-        let before = buf.filled().len();
-        let result = ready!(Pin::new(&mut self.tcp).poll_read(cx, buf));
-        if buf.filled().len() > before {
-            self.pace.read();
-        }
-        Poll::Ready(result)
-    }
-}
-
-impl AsyncWrite for Paced {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.tcp).poll_write(cx, buf))?;
-        self.pace.written();
-        Poll::Ready(Ok(written))
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.tcp).poll_write_vectored(cx, bufs))?;
-        self.pace.written();
-        Poll::Ready(Ok(written))
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.tcp.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(Pin::new(&mut self.tcp).poll_flush(cx))?;
-        self.pace.flushed();
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_shutdown(cx)
-    }
-}
 
 #[cfg(test)]
 #[path = "accept_tests.rs"]

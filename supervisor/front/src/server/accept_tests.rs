@@ -5,6 +5,7 @@ use axum::Router;
 use axum::routing::{get, post};
 
 use super::*;
+use crate::server::pace::REST;
 
 const SLOW: Duration = Duration::from_secs(2);
 

@@ -91,7 +91,7 @@ impl Stage {
         let until = begun + Duration::from_millis(config.limits.load_ms);
         let (channel, log, printed, spoken_to) = (Channel::new(channel), File::from(log), Vec::new(), true);
         let (declared, late, _responses) = (None, false, responses);
-        let [_, policy] = worker_stages(config.model(&model.name).run_time_code);
+        let [_, policy] = worker_stages(config.model(&model.name).run_time_code, false);
         Ok(Ok(Self {
             worker,
             channel,
