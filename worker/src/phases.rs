@@ -15,7 +15,7 @@ use casemate_lockdown::{self as lockdown, Report, Requirements, Sealed};
 use nix::unistd::geteuid;
 
 use crate::boot::{self, Born, Estate};
-use crate::engine::contract::ToFront;
+use crate::engine::contract::{Engine, ToFront};
 use crate::engine::{self, shim};
 use crate::model::gate::{self, GateError};
 use crate::model::verify;
@@ -58,8 +58,21 @@ fn live(front: &ToFront, estate: Estate) -> Result<i32, Stop> {
 
     let begun = Instant::now();
     let gated = gate::gate(&verified, &grant.graph)?;
-    let engine = engine::load(&gated, &declared.signature).map_err(|error| Stop::at(Step::Load, error))?;
-    gated.graphs(&engine.graphs().map_err(|error| Stop::at(Step::Load, error))?)?;
+    let mut engine = engine::load(&gated, &declared.signature).map_err(|error| Stop::at(Step::Load, error))?;
+    let judge = |engine: &dyn Engine| -> Result<(), Stop> {
+        Ok(gated.graphs(&engine.graphs().map_err(|error| Stop::at(Step::Load, error))?)?)
+    };
+    judge(&*engine)?;
+    if let Some(tolerance) = verified.freeze {
+        // A copy that cannot be had, or that answers otherwise, is not used, and the log says so; but it is judged first.
+        let frozen = engine.freeze();
+        judge(&*engine)?;
+        let said = match frozen.and_then(|()| engine.adopt(&declared.signature, tolerance)) {
+            Ok(apart) => format!("frozen: its answers are {apart:.1e} apart\n"),
+            Err(error) => format!("not frozen: {error}\n"),
+        };
+        shim::log(2, said.as_bytes());
+    }
     let declared = verified.declared;
     // The engine has its own copy of what it needs; the file's memory can be as large again.
     drop((model, manifest));

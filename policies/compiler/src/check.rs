@@ -67,7 +67,7 @@ pub enum BrokenLaw {
         call: String,
     },
     /// A worker that may make code, and could do it in a way that nobody listed.
-    #[error("{stage}: `{call}` may make code only as `mprotect` with one exact protection")]
+    #[error("{stage}: `{call}` may make code only as `mprotect` with one exact protection that lacks PROT_WRITE")]
     LooseCode {
         /// The policy.
         stage: String,

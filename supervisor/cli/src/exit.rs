@@ -11,6 +11,7 @@ use crate::man::ManError;
 use crate::model::add::AddError;
 use crate::model::inspect::InspectError;
 use crate::model::list::ListError;
+use crate::model::tune::TuneError;
 use crate::sandbox::explain::ExplainError;
 use crate::sandbox::prove::ProveError;
 use crate::serve::ServeError;
@@ -48,6 +49,7 @@ pub(crate) enum Failure {
     Add(#[from] AddError),
     List(#[from] ListError),
     Inspect(#[from] InspectError),
+    Tune(#[from] TuneError),
     Man(#[from] ManError),
 }
 
@@ -63,6 +65,7 @@ impl Failure {
             Self::Add(e) => e.exit(),
             Self::List(e) => e.exit(),
             Self::Inspect(e) => e.exit(),
+            Self::Tune(e) => e.exit(),
             Self::Man(_) => Exit::Failure,
         }
     }

@@ -27,6 +27,17 @@ pub trait Engine {
         Ok(BTreeSet::new())
     }
 
+    /// Makes a frozen copy, its weights folded into its code, which [`Engine::graphs`] shows too; nothing of it runs yet.
+    fn freeze(&mut self) -> Result<(), RunError> {
+        Err(RunError::Model("this format has no weights to fold".into()))
+    }
+
+    /// Runs the frozen copy beside the original on numbers of our own, and takes its place where the answers are no further
+    /// apart than this, relative to the largest number in them; says how far that is.
+    fn adopt(&mut self, _signature: &ModelSignature, _tolerance: f64) -> Result<f64, RunError> {
+        Err(RunError::Model("nothing is frozen".into()))
+    }
+
     /// Convolutions that it ran without oneDNN's code since it was last asked.
     fn met(&mut self) -> Vec<Convolution> {
         Vec::new()

@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use std::ffi::CString;
 
 use casemate_ipc::convolution::Convolution;
-use casemate_ipc::tensor::{DType, ModelSignature};
+use casemate_ipc::tensor::{DType, ModelSignature, Shape, TensorSpec};
 use tch::{Kind, Tensor};
 
 use super::contract::{Answer, Batch, Engine, RunError};
@@ -53,6 +53,25 @@ impl Engine for TorchScript {
         Ok(self.module.graphs()?)
     }
 
+    fn freeze(&mut self) -> Result<(), RunError> {
+        Ok(self.module.freeze()?)
+    }
+
+    fn adopt(&mut self, signature: &ModelSignature, tolerance: f64) -> Result<f64, RunError> {
+        let mut last = Err(RunError::Model("it has no inputs".into()));
+        // As in the trial: not every model takes dimensions of one.
+        for free in [1, 8, 64, 224] {
+            let inputs = signature.inputs.iter().map(|spec| numbers(spec, free)).collect::<Result<Vec<_>, _>>()?;
+            last = self.module.adopt(&inputs, &self.names, tolerance).map_err(RunError::from);
+            if !matches!(last, Err(RunError::Model(_))) {
+                break;
+            }
+        }
+        // What the original met says nothing about the copy that runs from now on.
+        self.met();
+        last
+    }
+
     fn met(&mut self) -> Vec<Convolution> {
         // What cannot be told is not warmed up, and nothing worse.
         convolution::met().unwrap_or_default()
@@ -71,6 +90,25 @@ impl Engine for TorchScript {
         }
         Ok(())
     }
+}
+
+/// One row of an input, its other free dimensions set to `free`: numbers between nought and one, or noughts where a number
+/// could be an index.
+fn numbers(spec: &TensorSpec, free: u64) -> Result<Tensor, RunError> {
+    let dim = |(i, dim): (usize, &Option<u64>)| dim.unwrap_or(if i == 0 { 1 } else { free });
+    let shape = Shape::new(spec.dims.iter().enumerate().map(dim).collect());
+    let shape = shape.map_err(|e| RunError::Output(e.to_string()))?;
+    let fill = |bytes: &mut [u8]| -> Result<(), RunError> {
+        bytes.fill(0);
+        if spec.dtype == DType::Fp32 {
+            for (at, number) in (0_u16..1000).cycle().zip(bytes.chunks_exact_mut(4)) {
+                let value = f32::from(at % 31 * 32 + at % 29) / 1024.0;
+                number.copy_from_slice(&value.to_ne_bytes());
+            }
+        }
+        Ok(())
+    };
+    libtorch::input(kind_of(spec.dtype), &shape, fill)?
 }
 
 impl From<Fault> for RunError {
