@@ -8,6 +8,7 @@ use std::time::Duration;
 use casemate_tests::casemate::program;
 
 use crate::model::Model;
+use crate::usage;
 
 /// A model in a process without a cage.
 #[derive(Debug)]
@@ -22,6 +23,8 @@ pub(crate) struct Floor {
 pub(crate) struct Ran {
     pub(crate) p50: Duration,
     pub(crate) per_second: f64,
+    /// CPU time of one run.
+    pub(crate) cpu: Duration,
 }
 
 impl Floor {
@@ -46,12 +49,14 @@ impl Floor {
     }
 
     fn ask(&mut self, lasts: Duration) -> Result<Ran, Box<dyn Error>> {
+        let before = usage::cpu(&[self.child.id()]);
         writeln!(self.asks, "{}", lasts.as_millis())?;
         let line = self.hear()?;
+        let cpu = usage::cpu(&[self.child.id()]).saturating_sub(before);
         let numbers: Vec<u64> = line.split(' ').map(str::parse).collect::<Result<_, _>>()?;
         let [runs, whole, median] = numbers.as_slice() else { return Err(line.into()) };
         let per_second = *runs as f64 / Duration::from_nanos(*whole).as_secs_f64();
-        Ok(Ran { p50: Duration::from_nanos(*median), per_second })
+        Ok(Ran { p50: Duration::from_nanos(*median), per_second, cpu: cpu.div_f64(*runs as f64) })
     }
 
     fn hear(&mut self) -> Result<String, Box<dyn Error>> {

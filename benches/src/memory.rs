@@ -17,6 +17,9 @@ const TRITON: f64 = 324.0;
 /// How many digits models.
 const MANY: usize = 100;
 
+/// How long all of them may take to start.
+const PATIENCE: Duration = Duration::from_secs(300);
+
 pub(crate) fn run() -> Result<Vec<Figure>, Box<dyn Error>> {
     let mut figures = Vec::new();
     figures.extend(three()?);
@@ -67,10 +70,7 @@ fn instances() -> Result<Vec<Figure>, Box<dyn Error>> {
         sizes.push(mib(usage::memory(&usage::tree(casemate.launcher()))?));
     }
     let [one, four] = sizes.as_slice() else { return Err("two servers".into()) };
-    Ok(vec![
-        Figure::new("MiniLM, 1 instance: PSS", *one, "MiB"),
-        Figure::new(title, four - one, "MiB").at_most(40.0),
-    ])
+    Ok(vec![Figure::new("MiniLM, 1 instance: PSS", *one, "MiB"), Figure::new(title, four - one, "MiB").at_most(40.0)])
 }
 
 /// A hundred models, all loaded.
@@ -85,7 +85,8 @@ fn many(spawn: &str) -> Result<Vec<Figure>, Box<dyn Error>> {
     for at in 0..MANY {
         digits.put(&setup, &format!("digits{at}"), 32)?;
     }
-    let casemate = setup.serve();
+    let casemate = setup.start();
+    casemate.wait_until("all models ready", PATIENCE, || casemate.get("/v2/health/ready").status == 200);
     ask(&casemate, &digits, "digits0")?;
     let figure = whole(&title, &casemate)?;
     // By exec a worker has libtorch's own data to itself; the bound is on what a zygote shares.

@@ -39,11 +39,12 @@ fn both(model: &Model, batch: u32, lasts: Duration) -> Result<Vec<Figure>, Box<d
     let mut figures = Vec::new();
     for (connections, rows) in [(1, 1), (64, u64::from(batch))] {
         let mut floor = Floor::start(model, rows)?;
-        let (mut served, mut p50, mut rate) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut served, mut p50, mut rate, mut cpu) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for _ in 0..ROUNDS {
             let alone = floor.turn(lasts)?;
             p50.push(alone.p50.as_secs_f64() * 1e3);
             rate.push(alone.per_second * rows as f64);
+            cpu.push(alone.cpu.as_secs_f64() / rows as f64);
             served.push(ours.turn(connections, lasts)?);
         }
         let (served, p50, rate) = (Measured::median(&served), median(p50), median(rate));
@@ -61,7 +62,10 @@ fn both(model: &Model, batch: u32, lasts: Duration) -> Result<Vec<Figure>, Box<d
             let left = served.per_second / rate;
             figures.push(Figure::new(title("of the model in process, by rows/s"), left, "ratio").at_least(LEFT));
         }
+        // What a busy machine does not spoil.
         figures.push(Figure::micros(title("server CPU per request"), served.cpu));
+        let more = served.cpu.as_secs_f64() / median(cpu);
+        figures.push(Figure::new(title("server CPU over the model in process"), more, "ratio"));
     }
     Ok(figures)
 }

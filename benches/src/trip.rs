@@ -13,7 +13,7 @@ use crate::model::Model;
 /// Most rows in a run.
 const BATCH: u32 = 64;
 
-const ROUNDS: usize = 7;
+const ROUNDS: usize = 5;
 const TURN: Duration = Duration::from_secs(1);
 
 pub(crate) fn run() -> Result<Vec<Figure>, Box<dyn Error>> {
@@ -33,10 +33,7 @@ pub(crate) fn run() -> Result<Vec<Figure>, Box<dyn Error>> {
 }
 
 /// An echo that answers as many bytes as the server does, and what the server is asked.
-fn beside(
-    model: &Model,
-    casemate: &Casemate,
-) -> Result<((Echo, Target), casemate_load::Request), Box<dyn Error>> {
+fn beside(model: &Model, casemate: &Casemate) -> Result<((Echo, Target), casemate_load::Request), Box<dyn Error>> {
     let echo = Echo::start(model.answer_bytes(casemate, &model.name)?)?;
     let target = Target::echo(&echo, model.request_to_echo(1)?);
     Ok(((echo, target), model.request(&model.name, 1)?))

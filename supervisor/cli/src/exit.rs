@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use thiserror::Error;
 
+use crate::bench::BenchError;
 use crate::demo::DemoError;
 use crate::doctor::DoctorError;
 use crate::man::ManError;
@@ -41,6 +42,7 @@ pub(crate) enum Exit {
 #[error(transparent)]
 #[allow(missing_docs, reason = "one for each subcommand")]
 pub(crate) enum Failure {
+    Bench(#[from] BenchError),
     Demo(#[from] DemoError),
     Doctor(#[from] DoctorError),
     Explain(#[from] ExplainError),
@@ -57,6 +59,7 @@ impl Failure {
     /// The number for the shell.
     pub(crate) fn exit(&self) -> Exit {
         match self {
+            Self::Bench(e) => e.exit(),
             Self::Demo(e) => e.exit(),
             Self::Doctor(e) => e.exit(),
             Self::Explain(e) => e.exit(),

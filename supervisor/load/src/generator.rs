@@ -40,7 +40,7 @@ pub struct Plan<'a> {
 /// How often a request is sent.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Pace {
-    /// One after the other, on so many connections at once.
+    /// One after the other, on so many connections at once; each sends one at least, however short the time is.
     Closed {
         /// How many.
         connections: usize,
@@ -300,7 +300,11 @@ impl Schedule {
     /// The request that a free connection sends now.
     fn next(&mut self, pace: Pace, now: Instant) -> Option<Instant> {
         match pace {
-            Pace::Closed { .. } => (now < self.end).then_some(now),
+            Pace::Closed { connections } => {
+                let due = now < self.end || self.made < connections as u64;
+                self.made += u64::from(due);
+                due.then_some(now)
+            }
             Pace::Open { .. } => self.waiting.pop_front(),
         }
     }

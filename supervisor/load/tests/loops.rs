@@ -89,6 +89,8 @@ fn a_closed_loop_asks_again_and_again_and_waits_for_the_last() {
         assert_eq!(tally.failed(), 0, "{tally:?}");
         assert_eq!(tally.good.count() as usize, count.load(Ordering::Relaxed));
         assert!(tally.good.count() >= 4);
+        let (tally, _) = load(to, Pace::Closed { connections: 4 }, 0, 20_000, body);
+        assert_eq!((tally.good.count(), tally.failed()), (4, 0));
     }
 }
 
