@@ -7,7 +7,7 @@ use casemate_ipc::id::{BatchId, WorkerId};
 use casemate_ipc::launch::ExitCause;
 use casemate_ipc::work::{Declared, Failure, FromWorker, Inside, Placed, Step, ToWorker};
 use tokio::sync::watch;
-use tokio::time::{sleep_until, timeout, timeout_at};
+use tokio::time::{timeout, timeout_at};
 
 use super::cause::Cause;
 use super::excuse;
@@ -20,6 +20,7 @@ use super::sanitise::{self, Unbelieved};
 use super::turn::Turn;
 use super::vigil::Vigil;
 use super::violation::Violation;
+use crate::alarm::Alarm;
 use crate::batch::job::Job;
 use crate::batch::plan::Rule;
 use crate::batch::queue::Next;
@@ -130,6 +131,7 @@ impl Tenure {
         };
         let together = rule.max_rows > 1;
         let mut pings = Pings::new(self.ping);
+        let (mut too_long, mut together_by) = (Alarm::new(), Alarm::new());
         loop {
             let mut company = None;
             while flight.has_room(together) {
@@ -158,9 +160,9 @@ impl Tenure {
                     Some(end) => return end,
                     None => continue,
                 },
-                () = until(overdue) => return End::Lost(Cause::deadline("no answer at the request's deadline")),
+                () = too_long.ring(overdue) => return End::Lost(Cause::deadline("no answer at the request's deadline")),
                 () = self.handle.queue.arrival(), if room => {}
-                () = until(company) => {}
+                () = together_by.ring(company) => {}
                 _ = stop.changed() => {}
                 () = pings.due(), if flight.is_empty() => {
                     if !pings.ask(&self.link) {
@@ -347,13 +349,6 @@ impl Tenure {
             Ok(_) => End::Drained,
             Err(_) => End::Lost(Cause::deadline("it did not go when told")),
         }
-    }
-}
-
-async fn until(time: Option<Instant>) {
-    match time {
-        Some(time) => sleep_until(time.into()).await,
-        None => std::future::pending().await,
     }
 }
 

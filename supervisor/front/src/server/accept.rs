@@ -8,6 +8,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use super::routes::Answers;
+use crate::alarm::Alarm;
 use axum::response::Response;
 use casemate_config::Limits;
 use hyper::body::Incoming;
@@ -18,7 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 /// Serves until `stop` holds true or its sender is gone: then takes no further connection, closes the idle ones, and
 /// lets running requests end within `limits.drain_ms`.
@@ -127,7 +128,7 @@ async fn converse(tcp: TcpStream, routes: impl Answers, paces: Paces, mut stop: 
         .max_header_size(paces.header_bytes)
         .max_buf_size(READ_BUFFER.max(paces.header_bytes))
         .serve_connection(TokioIo::new(Paced { tcp, pace: pace.clone() }), service);
-    let mut alarm = Box::pin(sleep_until(Instant::now() + paces.header));
+    let mut alarm = Alarm::new();
     let mut stopped = Box::pin(async move { stopped(&mut stop).await });
     let mut stopping = false;
     let end = std::future::poll_fn(|cx| {
@@ -142,18 +143,7 @@ async fn converse(tcp: TcpStream, routes: impl Answers, paces: Paces, mut stop: 
         if stopping && pace.is_idle() {
             return Poll::Ready(End::Cut);
         }
-        while let Some(due) = pace.due(&paces) {
-            if due < alarm.deadline() {
-                alarm.as_mut().reset(due);
-            }
-            ready!(alarm.as_mut().poll(cx));
-            if due <= alarm.deadline() {
-                return Poll::Ready(End::Cut);
-            }
-            // It rang for a time that was put off since. To put it off each time would be work for every request.
-            alarm.as_mut().reset(due);
-        }
-        Poll::Pending
+        alarm.poll(pace.due(&paces).map(Instant::into_std), cx).map(|()| End::Cut)
     })
     .await;
     match end {
