@@ -6,6 +6,7 @@
 #![deny(unsafe_code)]
 
 pub mod admit;
+pub mod alarm;
 pub mod app;
 pub mod batch;
 pub mod desk;

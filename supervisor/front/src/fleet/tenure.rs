@@ -8,7 +8,7 @@ use casemate_ipc::id::{BatchId, WorkerId};
 use casemate_ipc::launch::ExitCause;
 use casemate_ipc::work::{Declared, Failure, FromWorker, Inside, Placed, Step, ToWorker};
 use tokio::sync::watch;
-use tokio::time::{sleep_until, timeout, timeout_at};
+use tokio::time::{timeout, timeout_at};
 
 use super::cause::Cause;
 use super::excuse;
@@ -22,6 +22,7 @@ use super::tide::Tides;
 use super::turn::Turn;
 use super::vigil::Vigil;
 use super::violation::Violation;
+use crate::alarm::Alarm;
 use crate::batch::job::Job;
 use crate::batch::plan::Rule;
 use crate::batch::queue::Next;
@@ -137,6 +138,7 @@ impl Tenure {
         };
         let together = rule.max_rows > 1;
         let mut pings = Pings::new(self.ping);
+        let (mut too_long, mut together_by, mut ebbs) = (Alarm::new(), Alarm::new(), Alarm::new());
         loop {
             let mut company = None;
             while flight.has_room(together) {
@@ -166,10 +168,10 @@ impl Tenure {
                     Some(end) => return end,
                     None => continue,
                 },
-                () = until(overdue) => return End::Lost(Cause::deadline("no answer at the request's deadline")),
+                () = too_long.ring(overdue) => return End::Lost(Cause::deadline("no answer at the request's deadline")),
                 () = self.handle.queue.arrival(), if room => {}
-                () = until(company) => {}
-                () = until(ebb) => self.tides.ebb(|slot| flight.is_free(slot), Instant::now()),
+                () = together_by.ring(company) => {}
+                () = ebbs.ring(ebb) => self.tides.ebb(|slot| flight.is_free(slot), Instant::now()),
                 _ = stop.changed() => {}
                 () = pings.due(), if flight.is_empty() => {
                     if !pings.ask(&self.link) {
@@ -368,13 +370,6 @@ impl Tenure {
             Ok(_) => End::Drained,
             Err(_) => End::Lost(Cause::deadline("it did not go when told")),
         }
-    }
-}
-
-async fn until(time: Option<Instant>) {
-    match time {
-        Some(time) => sleep_until(time.into()).await,
-        None => std::future::pending().await,
     }
 }
 

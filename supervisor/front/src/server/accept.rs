@@ -3,10 +3,11 @@
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Poll, ready};
+use std::task::Poll;
 use std::time::Duration;
 
 use super::routes::Answers;
+use crate::alarm::Alarm;
 use axum::response::Response;
 use casemate_config::Limits;
 use hyper::body::Incoming;
@@ -17,7 +18,7 @@ use tokio::io::AsyncWrite;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{sleep, timeout};
 
 use super::pace::{Pace, Paced, Paces, Phase, Silence, stopped};
 
@@ -88,7 +89,7 @@ async fn speak(socket: Paced, routes: impl Answers, paces: Paces, mut stop: watc
         .max_header_size(paces.header_bytes)
         .max_buf_size(READ_BUFFER.max(paces.header_bytes))
         .serve_connection(TokioIo::new(socket), service);
-    let mut alarm = Box::pin(sleep_until(Instant::now() + paces.header));
+    let mut alarm = Alarm::new();
     let mut stopped = Box::pin(async move { stopped(&mut stop).await });
     let mut stopping = false;
     let end = std::future::poll_fn(|cx| {
@@ -103,18 +104,8 @@ async fn speak(socket: Paced, routes: impl Answers, paces: Paces, mut stop: watc
         if stopping && pace.is_idle() {
             return Poll::Ready(Silence::Cut);
         }
-        while let Some((due, silence)) = pace.due(&paces, may_rest) {
-            if due < alarm.deadline() {
-                alarm.as_mut().reset(due);
-            }
-            ready!(alarm.as_mut().poll(cx));
-            if due <= alarm.deadline() {
-                return Poll::Ready(silence);
-            }
-            // It rang for a time that was put off since. To put it off each time would be work for every request.
-            alarm.as_mut().reset(due);
-        }
-        Poll::Pending
+        let due = pace.due(&paces, may_rest);
+        alarm.poll(due.map(|(due, _)| due.into_std()), cx).map(|()| due.map_or(Silence::Cut, |(_, silence)| silence))
     })
     .await;
     let parts = || connection.into_parts();
