@@ -289,7 +289,8 @@ impl Cell {
         }
     }
 
-    fn try_hear_any(&mut self) -> Option<FromWorker> {
+    /// The next message of any kind.
+    pub(crate) fn try_hear_any(&mut self) -> Option<FromWorker> {
         let mut fds = [PollFd::new(self.front.as_fd(), PollFlags::POLLIN)];
         let ready = poll(&mut fds, PollTimeout::from(60_000u16)).unwrap();
         assert!(ready == 1, "the worker says nothing\n{}", self.log());
