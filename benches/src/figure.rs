@@ -63,12 +63,6 @@ impl Figure {
         self.bound(Bound::AtLeast(bound))
     }
 
-    /// What a reader of the table must know.
-    pub(crate) fn note(mut self, note: impl Into<String>) -> Self {
-        self.note = Some(note.into());
-        self
-    }
-
     fn bound(mut self, bound: Bound) -> Self {
         self.holds = self.value.map(|value| bound.holds(value));
         self.bound = Some(bound);
