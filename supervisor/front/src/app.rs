@@ -139,6 +139,7 @@ async fn serve(
         // Who looks out on the only CPU keeps the worker from it.
         vigil: Duration::from_micros(if cpus > 1 { limits.vigil_us } else { 0 }),
         attempts: u32::try_from(limits.start_attempts).unwrap_or(u32::MAX),
+        desk: desk.clone(),
         log_bytes_per_second: limits.log_bytes_per_second,
     };
     let mut supervisors = JoinSet::new();
