@@ -142,6 +142,7 @@ async fn serve(
         vigil: Duration::from_micros(if cpus > 1 { limits.vigil_us } else { 0 }),
         arena_rest: Duration::from_millis(limits.arena_rest_ms),
         attempts: u32::try_from(limits.start_attempts).unwrap_or(u32::MAX),
+        desk: desk.clone(),
         log_bytes_per_second: limits.log_bytes_per_second,
     };
     let mut supervisors = JoinSet::new();

@@ -3,12 +3,13 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use casemate_ipc::id::BatchId;
 use casemate_ipc::shm::arena::{ALIGN, ArenaError};
-use casemate_ipc::tensor::{ModelSignature, Shape};
-use casemate_ipc::work::{Placed, ToWorker};
+use casemate_ipc::tensor::{ModelSignature, TensorSpec};
+use casemate_ipc::work::ToWorker;
 
-use super::link::{Link, LinkError};
+use super::link::{Link, LinkError, Load};
 use crate::batch::job::Job;
 use crate::trace::Stage;
 
@@ -60,12 +61,12 @@ impl Flight {
     }
 
     /// Writes the jobs into a free slot and gives them to the worker. Nothing is done without a free slot.
-    pub fn give(&mut self, link: &Link, jobs: Vec<Job>, signature: &ModelSignature) -> Result<(), NotGiven> {
+    pub async fn give(&mut self, link: &Link, jobs: Vec<Job>, signature: &ModelSignature) -> Result<(), NotGiven> {
         let Some(slot) = self.free.pop() else {
             return Err(NotGiven::Arena(ArenaError::Slot(u32::MAX), jobs));
         };
         let rows = jobs.iter().map(Job::rows).sum::<Option<u64>>();
-        let inputs = match place(link, slot, &jobs, rows, signature) {
+        let inputs = match link.place(slot, loads(&jobs, rows, signature)).await {
             Ok(inputs) => inputs,
             Err(error) => {
                 self.free.push(slot);
@@ -136,23 +137,17 @@ impl Flight {
 const MOMENT: Duration = Duration::from_millis(50);
 const USUAL_RUNS: u32 = 4;
 
-fn place(
-    link: &Link,
-    slot: u32,
-    jobs: &[Job],
-    rows: Option<u64>,
-    signature: &ModelSignature,
-) -> Result<Vec<Placed>, ArenaError> {
-    let mut writer = link.requests.slot(slot)?;
-    let place = |(index, spec): (usize, &casemate_ipc::tensor::TensorSpec)| {
-        let tensors: Vec<_> = jobs.iter().filter_map(|job| job.inputs().get(index)).collect();
-        let parts: Vec<&[u8]> = tensors.iter().map(|t| t.data.as_ref()).collect();
-        let first = tensors.first().map_or_else(Shape::default, |t| t.shape.clone());
+/// What one run takes: of each input, the tensors of all jobs as one.
+fn loads(jobs: &[Job], rows: Option<u64>, signature: &ModelSignature) -> Vec<Load> {
+    let load = |(index, spec): (usize, &TensorSpec)| {
+        let tensors = || jobs.iter().filter_map(|job| job.inputs().get(index));
+        let parts: Vec<Bytes> = tensors().map(|tensor| tensor.data.clone()).collect();
+        let first = tensors().next().map(|tensor| &tensor.shape);
         let shape = match rows {
-            Some(rows) if jobs.len() > 1 => first.with_rows(rows),
-            _ => first,
+            Some(rows) if jobs.len() > 1 => first.map(|shape| shape.with_rows(rows)),
+            _ => first.cloned(),
         };
-        writer.place(spec.dtype, shape, &parts)
+        Load { dtype: spec.dtype, shape: shape.unwrap_or_default(), parts }
     };
-    signature.inputs.iter().enumerate().map(place).collect()
+    signature.inputs.iter().enumerate().map(load).collect()
 }

@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use casemate_ipc::work::ToWorker;
 use super::link::Link;
 use crate::alarm::Alarm;
+use casemate_ipc::work::ToWorker;
 
 /// What was asked, and when the next question is due.
 #[derive(Debug)]

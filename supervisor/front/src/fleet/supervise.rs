@@ -23,6 +23,7 @@ use super::tenure::{End, Tenure};
 use super::tide::Tides;
 use super::turn::Turns;
 use super::vigil::Vigil;
+use crate::desk::Desk;
 use crate::metrics::Metrics;
 use crate::status::State;
 
@@ -45,6 +46,8 @@ pub struct Terms {
     pub arena_rest: Duration,
     /// Failed starts in a row after which a model is given up.
     pub attempts: u32,
+    /// Where large tensors are copied.
+    pub desk: Desk,
     /// Bytes of a worker's output that reach the log in a second.
     pub log_bytes_per_second: u64,
 }
@@ -214,7 +217,8 @@ async fn appoint(
     handle.started(worker, pid, uid);
     let limit = terms.log_bytes_per_second;
     *printing = Some(tokio::spawn(output::drain(output, Arc::clone(handle), worker, limit, metrics.clone())));
-    let link = Link::new(Channel::new(channel), requests, responses).map_err(|e| stillborn(e.to_string()))?;
+    let link = Link::new(Channel::new(channel), requests, responses, terms.desk.clone())
+        .map_err(|e| stillborn(e.to_string()))?;
     let Geometry { slots, slot_bytes } = terms.requests;
     let (handle, launcher) = (Arc::clone(handle), launcher.clone());
     Ok(Tenure {

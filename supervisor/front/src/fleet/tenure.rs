@@ -126,7 +126,7 @@ impl Tenure {
 
     async fn run(
         &mut self,
-        declared: &Declared,
+        declared: &Arc<Declared>,
         flight: &mut Flight,
         stop: &mut watch::Receiver<bool>,
         answered: &mut impl FnMut(),
@@ -149,7 +149,7 @@ impl Tenure {
                         break;
                     }
                     Next::Batch(jobs) => {
-                        if let Some(end) = self.give(flight, jobs, declared) {
+                        if let Some(end) = self.give(flight, jobs, declared).await {
                             return end;
                         }
                     }
@@ -182,13 +182,13 @@ impl Tenure {
         }
     }
 
-    fn give(&mut self, flight: &mut Flight, jobs: Vec<Job>, declared: &Declared) -> Option<End> {
+    async fn give(&mut self, flight: &mut Flight, jobs: Vec<Job>, declared: &Arc<Declared>) -> Option<End> {
         let now = Instant::now();
         for job in &jobs {
             self.handle.served.waited(now.saturating_duration_since(job.queued()));
             job.trace().end(Stage::Queue);
         }
-        match flight.give(&self.link, jobs, &declared.signature) {
+        match flight.give(&self.link, jobs, &declared.signature).await {
             Ok(()) => {
                 self.handle.given(flight.given());
                 None
@@ -217,13 +217,13 @@ impl Tenure {
         &mut self,
         message: Result<FromWorker, LinkError>,
         flight: &mut Flight,
-        declared: &Declared,
+        declared: &Arc<Declared>,
         pings: &mut Pings,
         answered: &mut impl FnMut(),
     ) -> Option<End> {
         match message {
             Ok(FromWorker::Done { batch, outputs, run_us }) => {
-                let end = self.done(batch, &outputs, run_us, flight, declared);
+                let end = self.done(batch, outputs, run_us, flight, declared).await;
                 if end.is_none() {
                     answered();
                 }
@@ -264,13 +264,13 @@ impl Tenure {
         }
     }
 
-    fn done(
+    async fn done(
         &mut self,
         batch: BatchId,
-        placed: &[Placed],
+        placed: Vec<Placed>,
         run_us: u64,
         flight: &mut Flight,
-        declared: &Declared,
+        declared: &Arc<Declared>,
     ) -> Option<End> {
         let Some(running) = flight.land(batch) else {
             return Some(wrong_batch(batch));
@@ -283,7 +283,7 @@ impl Tenure {
         self.tides.landed(running.slot, [running.bytes(), answer], Instant::now());
         self.handle.served.ran(running.rows.unwrap_or(1), ran);
         running.jobs.iter().for_each(|job| job.trace().ran(ran));
-        match sanitise::sanitise(&self.link.responses, running.slot, placed, declared, running.rows) {
+        match self.link.take(running.slot, placed, declared, running.rows).await {
             Ok(outputs) => match split::split(&running.jobs, &outputs) {
                 Some(parts) => {
                     for (job, part) in running.jobs.into_iter().zip(parts) {

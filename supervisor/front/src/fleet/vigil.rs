@@ -22,7 +22,7 @@ impl Vigil {
     /// An answer came after this time.
     pub fn learn(&mut self, took: Duration) {
         // One that took for ever says no more than one that took too long.
-        let took = took.min(self.most.saturating_mul(4));
+        let took = took.min(self.most.saturating_mul(2));
         self.usual = (self.usual.saturating_mul(7) + took) / 8;
     }
 
