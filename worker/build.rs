@@ -5,9 +5,9 @@ mod torch {
     use std::path::{Path, PathBuf};
 
     pub(super) fn build() {
-        let shims = ["src/engine/shim/libtorch.cpp", "src/engine/shim/caged.cpp", "src/engine/shim/guard.cpp"];
+        let shims = ["caged", "convolution", "guard", "libtorch"].map(|name| format!("src/engine/shim/{name}.cpp"));
         println!("cargo:rerun-if-env-changed=LIBTORCH");
-        for shim in shims {
+        for shim in &shims {
             println!("cargo:rerun-if-changed={shim}");
         }
         let libtorch = libtorch();
@@ -24,7 +24,7 @@ mod torch {
             .flag(&include)
             .flag("-isystem")
             .flag(include.join("torch/csrc/api/include"))
-            .files(shims)
+            .files(&shims)
             .compile("casemate_shim");
         let library = libtorch.join("lib");
         println!("cargo:rustc-link-search=native={}", library.display());

@@ -1,147 +1,71 @@
-//! The models of `benches/models`, end to end in the full cage: with run-time code refused, which is the default, and allowed.
-//!
-//! The two are served by one server, and asked in turns, so that whatever else the machine does happens to both. Beside the
-//! time that a client waits stands the CPU time of the worker, which does not grow with the machine's other work.
+//! What is left of a real model's speed: end to end against the same file in process, with as many rows in a run and one
+//! thread in both.
 
 use std::error::Error;
-use std::fs;
-use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use casemate_ipc::tensor::{DType, TensorSpec};
-use casemate_manifest::Manifest;
-use casemate_tests::casemate::{Casemate, Setup};
+use casemate_tests::casemate::Setup;
 
 use crate::figure::Figure;
-use crate::load::{Load, Request};
+use crate::floor::Floor;
+use crate::measure::{Measured, Target, median};
+use crate::model::Model;
 
-/// Name, and requests that are counted for each figure.
-const MODELS: [(&str, usize); 3] = [("tiny", 2000), ("minilm", 200), ("resnet18", 50)];
+/// Name, rows in a run, and how long a turn is.
+const MODELS: [(&str, u32, Duration); 2] =
+    [("minilm", 16, Duration::from_secs(2)), ("resnet18", 8, Duration::from_secs(4))];
 
-/// The counted requests come in so many turns.
-const TURNS: usize = 10;
+const ROUNDS: usize = 5;
 
-/// Where `make.py` wrote them.
-fn folder() -> PathBuf {
-    let given = std::env::var_os("CASEMATE_BENCH_MODELS").map(PathBuf::from);
-    given.unwrap_or_else(|| concat!(env!("CARGO_MANIFEST_DIR"), "/../target/models").into())
-}
+/// As much of the floor's speed as must be left.
+const LEFT: f64 = 0.97;
 
-/// Every model, for one row and for eight.
 pub(crate) fn run() -> Result<Vec<Figure>, Box<dyn Error>> {
     let mut figures = Vec::new();
-    for (name, count) in MODELS {
-        let folder = folder().join(name).join("1");
-        if !folder.is_dir() {
-            eprintln!("skipped: {} is not there; benches/models/make.py writes it", folder.display());
-            continue;
+    for (name, batch, turn) in MODELS {
+        if let Some(model) = Model::made(name)? {
+            figures.extend(both(&model, batch, turn)?);
         }
-        figures.extend(both(name, count, &folder)?);
     }
     Ok(figures)
 }
 
-fn both(name: &str, count: usize, folder: &Path) -> Result<Vec<Figure>, Box<dyn Error>> {
-    let manifest = Manifest::parse(&fs::read_to_string(folder.join("model.toml"))?)?;
-    let casemate = serve(folder)?;
+fn both(model: &Model, batch: u32, lasts: Duration) -> Result<Vec<Figure>, Box<dyn Error>> {
+    let name = &model.name;
+    let setup = Setup::new();
+    model.put(&setup, name, batch)?;
+    let casemate = setup.serve();
+    let ours = Target::casemate(&casemate, model.request(name, 1)?);
     let mut figures = Vec::new();
-    for rows in [1, 8] {
-        let request = |served: &str| request(served, &manifest.inputs, rows);
-        let (refused, allowed) = (request("refused")?, request("allowed")?);
-        let (mut slow, mut fast) = (Side::of(&casemate, "refused", refused), Side::of(&casemate, "allowed", allowed));
-        for _ in 0..TURNS {
-            slow.turn(count / TURNS)?;
-            fast.turn(count / TURNS)?;
+    for (connections, rows) in [(1, 1), (64, u64::from(batch))] {
+        let mut floor = Floor::start(model, rows)?;
+        let (mut served, mut p50, mut rate, mut cpu) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..ROUNDS {
+            let alone = floor.turn(lasts)?;
+            p50.push(alone.p50.as_secs_f64() * 1e3);
+            rate.push(alone.per_second * rows as f64);
+            cpu.push(alone.cpu.as_secs_f64() / rows as f64);
+            served.push(ours.turn(connections, lasts)?);
         }
-        let of = "run-time code allowed";
-        let title = |what: &str| format!("{name}, {rows} rows, run-time code refused: {what}");
-        figures.push(Figure::against(title("CPU time of the worker"), slow.cpu(), fast.cpu(), of));
-        let (slow, fast) = (Load::of(slow.times), Load::of(fast.times));
-        figures.push(Figure::against(title("p50"), slow.p50, fast.p50, of));
-        figures.push(Figure::against(title("p99"), slow.p99, fast.p99, of));
-    }
-    for served in ["refused", "allowed"] {
-        let us = casemate.status(served)["worker"]["ready_us"].as_u64().ok_or("no ready_us in the status")?;
-        figures.push(Figure::alone(
-            format!("{name}, start until ready, run-time code {served}"),
-            Duration::from_micros(us),
-        ));
+        let (served, p50, rate) = (Measured::median(&served), median(p50), median(rate));
+        let s = if connections == 1 { "" } else { "s" };
+        let title = |what: &str| format!("{name}, {connections} connection{s}: {what}");
+        figures.push(Figure::millis(title("p50"), served.p50));
+        figures.push(Figure::millis(title("p99"), served.p99));
+        if connections == 1 {
+            figures.push(Figure::new(title("p50, model in process"), p50, "ms"));
+            let left = p50 / (served.p50.as_secs_f64() * 1e3);
+            figures.push(Figure::new(title("of the model in process, by p50"), left, "ratio").at_least(LEFT));
+        } else {
+            figures.push(Figure::new(title("requests/s"), served.per_second, "/s"));
+            figures.push(Figure::new(title("rows/s, model in process"), rate, "/s"));
+            let left = served.per_second / rate;
+            figures.push(Figure::new(title("of the model in process, by rows/s"), left, "ratio").at_least(LEFT));
+        }
+        // What a busy machine does not spoil.
+        figures.push(Figure::micros(title("server CPU per request"), served.cpu));
+        let more = served.cpu.as_secs_f64() / median(cpu);
+        figures.push(Figure::new(title("server CPU over the model in process"), more, "ratio"));
     }
     Ok(figures)
-}
-
-/// One of the two.
-struct Side {
-    address: SocketAddr,
-    worker: u32,
-    request: Request,
-    times: Vec<Duration>,
-    cpu: Vec<Duration>,
-}
-
-impl Side {
-    fn of(casemate: &Casemate, served: &str, request: Request) -> Self {
-        let worker = casemate.worker(served);
-        Self { address: casemate.address, worker, request, times: Vec::new(), cpu: Vec::new() }
-    }
-
-    fn turn(&mut self, count: usize) -> Result<(), Box<dyn Error>> {
-        // So that none of the counted requests is the first of its shape.
-        Load::times(self.address, &self.request, 1)?;
-        let before = on_cpu(self.worker)?;
-        let times = Load::times(self.address, &self.request, count)?;
-        let after = on_cpu(self.worker)?;
-        self.cpu.push((after - before) / u32::try_from(count + count / 10)?);
-        self.times.extend(times);
-        Ok(())
-    }
-
-    /// A request's, by the median of the turns.
-    fn cpu(&self) -> Duration {
-        let mut turns = self.cpu.clone();
-        turns.sort();
-        turns.get(turns.len() / 2).copied().unwrap_or_default()
-    }
-}
-
-/// How long a process's first thread has run: the one that serves, and all of them where a model has one thread.
-fn on_cpu(pid: u32) -> Result<Duration, Box<dyn Error>> {
-    let text = fs::read_to_string(format!("/proc/{pid}/schedstat"))?;
-    Ok(Duration::from_nanos(text.split(' ').next().ok_or("an empty schedstat")?.parse()?))
-}
-
-/// One model under two names.
-fn serve(folder: &Path) -> Result<Casemate, Box<dyn Error>> {
-    let setup = Setup::new().config("[models.allowed]\nrun_time_code = \"allowed\"");
-    for served in ["refused", "allowed"] {
-        let version = setup.store().join(served).join("1");
-        fs::create_dir_all(&version)?;
-        for file in ["model.pt", "model.toml"] {
-            fs::copy(folder.join(file), version.join(file))?;
-        }
-    }
-    Ok(setup.serve())
-}
-
-/// A request of so many rows of ones; the free dimensions of a bench model are its rows and nothing else.
-fn request(served: &str, inputs: &[TensorSpec], rows: u64) -> Result<Request, Box<dyn Error>> {
-    let (mut heads, mut body) = (Vec::new(), Vec::new());
-    for spec in inputs {
-        let dims: Vec<u64> = spec.dims.iter().map(|dim| dim.unwrap_or(rows)).collect();
-        let count = usize::try_from(dims.iter().product::<u64>())?;
-        let one: &[u8] = match spec.dtype {
-            DType::Fp32 => &1_f32.to_le_bytes(),
-            DType::Int64 => &1_i64.to_le_bytes(),
-            other => return Err(format!("a bench model with an input of {other}").into()),
-        };
-        body.extend(one.repeat(count));
-        let (name, dtype, bytes) = (&spec.name, spec.dtype, count * one.len());
-        heads.push(format!(
-            r#"{{"name":"{name}","datatype":"{dtype}","shape":{dims:?},"parameters":{{"binary_data_size":{bytes}}}}}"#
-        ));
-    }
-    // The answer in bytes too, so that it is not the printing of numbers that is measured.
-    let head = format!(r#"{{"inputs":[{}],"parameters":{{"binary_data_output":true}}}}"#, heads.join(","));
-    Ok(Request::binary(&format!("/v2/models/{served}/infer"), &head, &body))
 }

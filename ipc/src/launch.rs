@@ -149,13 +149,16 @@ pub struct Grant {
     pub run_time_code: RunTimeCode,
     /// Which operators the model may use.
     pub graph: GraphPolicy,
+    /// The text of the model's `model.shapes`, unread; empty where it has none. See [`crate::convolution`].
+    pub shapes: Vec<u8>,
 }
 
 /// Whether a worker may make machine code while its model runs, as `models.NAME.run_time_code` says it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Encode, Decode, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RunTimeCode {
-    /// No page ever becomes executable; oneDNN is off.
+    /// No page becomes executable once the model can run. oneDNN has the code that the warm-up made for the sizes in
+    /// `model.shapes`, and is off where there is none.
     #[default]
     Refused,
     /// oneDNN is on, and may write its kernels into memory of the worker's own.

@@ -2,11 +2,12 @@
 //!
 //! Names ([`id`]), what flows ([`tensor`]), how control messages travel ([`frame`], [`seqpacket`]), who may say what to
 //! whom ([`launch`], [`work`]), the layers of the cage by name ([`layer`]), what the
-//! launcher tells whoever asks it ([`inquiry`]), and the memory that tensors live in ([`shm`]).
+//! launcher tells whoever asks it ([`inquiry`]), what a model's convolutions are ([`convolution`]), and the memory that tensors live in ([`shm`]).
 //! Nothing here knows an engine, a protocol, a runtime or a clock.
 
 #![deny(unsafe_code)]
 
+pub mod convolution;
 pub mod cores;
 pub mod frame;
 pub mod id;

@@ -3,6 +3,7 @@
 use bincode::{Decode, Encode};
 use serde::Serialize;
 
+use crate::convolution::Convolution;
 use crate::frame::Message;
 use crate::id::BatchId;
 use crate::layer::Layer;
@@ -90,6 +91,12 @@ pub enum FromWorker {
     Pong {
         /// The ping's token.
         token: u64,
+    },
+    /// Convolutions that ran without oneDNN's code, for want of it. Said at any time after `Ready`, and of at most
+    /// [`crate::convolution::MAX_SAID`] in a worker's life.
+    Met {
+        /// Which; each within its bounds.
+        convolutions: Vec<Convolution>,
     },
 }
 

@@ -26,7 +26,8 @@ pub struct Setup {
     sandbox: String,
     user: Option<u32>,
     waived: Vec<&'static str>,
-    lack: Option<Lack>,
+    lacks: Vec<Lack>,
+    programs: Option<PathBuf>,
 }
 
 /// A running Casemate; ended when dropped.
@@ -73,7 +74,7 @@ impl Setup {
         fs::create_dir(folder.path().join("store")).expect("mkdir");
         let waived = if is_root() { vec![] } else { ORDINARY_WAIVERS.to_vec() };
         let (config, limits, sandbox) = (String::new(), String::new(), String::new());
-        Self { folder, config, limits, sandbox, user: None, waived, lack: None }
+        Self { folder, config, limits, sandbox, user: None, waived, lacks: Vec::new(), programs: None }
     }
 
     /// Runs as an ordinary user, with the waivers that this takes.
@@ -91,9 +92,15 @@ impl Setup {
         self
     }
 
-    /// Runs it on a host that lacks something.
+    /// Runs it on a host that lacks something; may be said more than once.
     pub fn lacking(mut self, lack: Lack) -> Self {
-        self.lack = Some(lack);
+        self.lacks.push(lack);
+        self
+    }
+
+    /// Runs the launcher of that folder, and so the front and the worker beside it.
+    pub fn programs(mut self, folder: &Path) -> Self {
+        self.programs = Some(folder.to_owned());
         self
     }
 
@@ -198,13 +205,17 @@ impl Setup {
 
     fn command(&self, config: &Path) -> Command {
         let launcher = "casemate-launcher";
-        let launcher = if self.user.is_some() { stage::reachable(launcher) } else { program(launcher) };
+        let launcher = match &self.programs {
+            Some(folder) => folder.join(launcher),
+            None if self.user.is_some() => stage::reachable(launcher),
+            None => program(launcher),
+        };
         let mut command = Command::new(launcher);
         command.arg("--config").arg(config).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         if let Some(user) = self.user {
             command.uid(user).gid(user);
         }
-        if let Some(lack) = self.lack {
+        for lack in &self.lacks {
             lack.around(&mut command);
         }
         command

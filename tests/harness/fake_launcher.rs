@@ -187,6 +187,7 @@ impl House {
 
     fn start(&mut self, model: ModelId, worker: WorkerId, before: u32, fds: Vec<OwnedFd>) {
         let Ok([requests, responses]) = <[OwnedFd; 2]>::try_from(fds) else { return };
+        let requests = seal::read_only(requests).expect("a request arena");
         let (front, channel) = seqpacket::pair::<ToWorker, FromWorker>().expect("a channel");
         let (log, print) = nix::unistd::pipe().expect("a pipe");
         let (killed, gone) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));

@@ -16,8 +16,8 @@ use seccompiler::{
 pub struct Lack {
     /// Its number.
     pub call: i64,
-    /// Only with this first argument, if any.
-    pub first: Option<u64>,
+    /// Only where the argument of that place, counted from 0, is this one, if any.
+    pub when: Option<(u8, u64)>,
     /// What the kernel answers.
     pub errno: Errno,
 }
@@ -25,12 +25,23 @@ pub struct Lack {
 impl Lack {
     /// A call that always fails.
     pub const fn of(call: i64, errno: Errno) -> Self {
-        Self { call, first: None, errno }
+        Self { call, when: None, errno }
     }
 
     /// A `prctl` with that option.
     pub const fn of_prctl(option: i32, errno: Errno) -> Self {
-        Self { call: nix::libc::SYS_prctl, first: Some(option.cast_unsigned() as u64), errno }
+        Self { call: nix::libc::SYS_prctl, when: Some((0, option.cast_unsigned() as u64)), errno }
+    }
+
+    /// No filter for all threads is ever installed, and who installs one is told that it is done. Nothing starts by that:
+    /// the launcher counts the filters of its workers.
+    pub const fn of_filters() -> Self {
+        // `Errno(0)` is what a call answers that has succeeded.
+        Self {
+            call: nix::libc::SYS_seccomp,
+            when: Some((1, nix::libc::SECCOMP_FILTER_FLAG_TSYNC)),
+            errno: Errno::UnknownErrno,
+        }
     }
 
     /// Lets a program start without it; its children lack it too.
@@ -43,9 +54,9 @@ impl Lack {
 
     fn filter(self) -> BpfProgram {
         let arch = TargetArch::try_from(std::env::consts::ARCH).expect("a CPU that the house is built for");
-        let equals = |value| SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value);
-        let rule = |value| SeccompRule::new(vec![equals(value).expect("a condition")]).expect("a rule");
-        let rules = BTreeMap::from([(self.call, self.first.map(rule).into_iter().collect())]);
+        let equals = |(place, value)| SeccompCondition::new(place, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value);
+        let rule = |when| SeccompRule::new(vec![equals(when).expect("a condition")]).expect("a rule");
+        let rules = BTreeMap::from([(self.call, self.when.map(rule).into_iter().collect())]);
         let answer = SeccompAction::Errno((self.errno as i32).unsigned_abs());
         let filter = SeccompFilter::new(rules, SeccompAction::Allow, answer, arch).expect("a filter");
         filter.try_into().expect("a program")

@@ -13,6 +13,7 @@ pub mod client;
 pub mod fake_launcher;
 pub mod forge;
 pub mod lack;
+pub mod lag;
 pub mod models;
 pub mod process;
 pub mod pulse;

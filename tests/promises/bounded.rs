@@ -156,7 +156,8 @@ fn a_model_gets_no_more_time_than_it_may_have() {
     if !is_root() {
         return println!("not root: skipped");
     }
-    let slow = "[limits]\ndeadline_ms = 4000";
+    // Longer than the look at it takes, also where a machine is slow.
+    let slow = "[limits]\ndeadline_ms = 8000";
     let (input, output) = (&["x:FP32[-1,4]"], &["y:FP32[-1,4]"]);
     let casemate = Setup::new()
         .config("[models.slow]\ncpus = 0.2\n[models.free]\ncpus = 0")

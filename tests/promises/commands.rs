@@ -14,6 +14,7 @@ mod host;
 mod served;
 
 use std::collections::BTreeSet;
+use std::net::TcpListener;
 use std::path::Path;
 use std::process::Output;
 
@@ -132,6 +133,39 @@ fn doctor_is_true_without_landlock_and_without_filters() {
     // No waiver is for this: the server may start, and every worker ends before it has read a byte of its model.
     let said = true_on(Host::Without(libc::SYS_seccomp, libc::ENOSYS), true, &ORDINARY_WAIVERS, "refused", false);
     assert_eq!(said["met"], false);
+}
+
+/// Asked while the server runs, it answers as before, and says that the port is taken.
+#[test]
+fn doctor_is_true_beside_the_server_itself() {
+    let setup = setup(true, &ORDINARY_WAIVERS);
+    let config = setup.write_config();
+    let doctor = || casemate(Host::Plain, true, &["doctor", "--json", "--config", text(&config)]);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let free = std::fs::read_to_string(&config).unwrap();
+    let line = free.lines().find(|line| line.trim_start().starts_with("inference")).unwrap();
+    std::fs::write(&config, free.replace(line, &format!("inference = \"{address}\""))).unwrap();
+    let heard =
+        |said: &Value| said["findings"].as_array().unwrap().iter().find(|found| found["group"] == "port").cloned();
+    let output = doctor();
+    let said = json(&output);
+    assert_eq!(
+        (output.status.code(), &said["met"], &said["starts"]),
+        (Some(0), &true.into(), &true.into()),
+        "{said:#}"
+    );
+    assert_eq!((&said["taken"], &said["tier"]), (&address.as_str().into(), &"user".into()), "{said:#}");
+    let found = heard(&said).unwrap();
+    assert!(found["value"].as_str().unwrap().contains(&address) && found["state"] == "weak", "{found}");
+    let plain = casemate(Host::Plain, true, &["doctor", "--config", text(&config)]);
+    let plain = String::from_utf8_lossy(&plain.stdout).into_owned();
+    assert!(plain.contains(&format!("once {address} is free")), "{plain}");
+    // The control: an address that nothing can be bound to is a refusal, and a free one is no finding.
+    std::fs::write(&config, &free).unwrap();
+    let said = json(&doctor());
+    assert_eq!((heard(&said), &said["taken"]), (None, &Value::Null), "{said:#}");
+    drop(listener);
 }
 
 #[test]
@@ -265,6 +299,11 @@ fn prove_fails_when_it_should() {
     assert_eq!((code, &said["held"], &said["not_held"]), (Some(1), &1.into(), &1.into()), "{said:#}");
     let (code, said) = prove(true, &["control-vanishes"], &[]);
     assert_eq!((code, &said["unproven"]), (Some(1), &1.into()), "{said:#}");
+    // Refused, but not the call that it is about.
+    let (code, said) = prove(true, &["stopped-elsewhere"], &[]);
+    assert_eq!((code, &said["unproven"]), (Some(1), &1.into()), "{said:#}");
+    let caged = said["acts"][0]["caged"].as_str().unwrap();
+    assert!(caged.contains("getppid") && caged.contains(&libc::SYS_getpid.to_string()), "{caged}");
     let unknown = casemate(Host::Plain, true, &["sandbox", "prove", "--act", "fly"]);
     assert_eq!(unknown.status.code(), Some(2), "{unknown:?}");
 }

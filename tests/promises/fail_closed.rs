@@ -121,6 +121,33 @@ fn without_landlock_nothing_starts_unless_that_is_accepted() {
 }
 
 #[test]
+fn without_a_control_over_speculation_nothing_starts_unless_that_is_accepted() {
+    /// Asking what can be controlled; and setting it, which a kernel that leaves it on for everybody refuses.
+    const LACKS: [(i32, Errno); 2] =
+        [(libc::PR_GET_SPECULATION_CTRL, Errno::ENODEV), (libc::PR_SET_SPECULATION_CTRL, Errno::EPERM)];
+    // Where the CPU has nothing to control, or the kernel keeps it off for all, nothing is ever set.
+    let own = process::status(std::process::id());
+    let open = |key: &str, word: &str| own.get(key).is_some_and(|state| state == word);
+    let settable = open("Speculation_Store_Bypass", "thread vulnerable");
+    println!("store bypass can be set: {settable}");
+    for user in whoever() {
+        for (option, errno) in LACKS.into_iter().filter(|(option, _)| settable || *option == LACKS[0].0) {
+            let lack = Lack::of_prctl(option, errno);
+            let words = ["speculation: jail step", "sandbox.accept_missing = [", "\\\"speculation\\\""];
+            refuses(lack, user, &[], (CONFIG, &words));
+            let casemate = serves(Some(lack), user, &["speculation"]);
+            let waived = casemate.status("m")["waived"].as_array().unwrap().clone();
+            assert!(waived.contains(&json!("speculation")), "user: {user}: {waived:?}");
+            assert_eq!(missing(&casemate).contains(&"speculation".to_owned()), settable, "user: {user}");
+            assert!(casemate.log().contains("event=layer-missing layer=speculation"), "{}", casemate.log());
+        }
+        // The control: with the call nothing is missing, also where going without is accepted.
+        let casemate = serves(None, user, &["speculation"]);
+        assert!(!missing(&casemate).contains(&"speculation".to_owned()), "user: {user}");
+    }
+}
+
+#[test]
 fn without_namespaces_nothing_starts_unless_that_is_accepted() {
     for user in whoever() {
         for call in [libc::SYS_mount, libc::SYS_pivot_root, libc::SYS_open_tree, libc::SYS_move_mount] {

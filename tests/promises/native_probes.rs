@@ -19,8 +19,8 @@ fn controls() -> BTreeMap<String, String> {
     // What another layer refuses is `commands.rs`'s.
     let list = Command::new(program("casemate-probe")).arg("--list").output().expect("casemate-probe runs");
     let list = String::from_utf8_lossy(&list.stdout).into_owned();
-    let names = list.lines().filter(|line| line.ends_with("\tseccomp") || line.ends_with("\tdoor"));
-    let names = names.filter_map(|line| line.split('\t').next());
+    let rows = list.lines().map(|line| line.split('\t').collect::<Vec<_>>());
+    let names: Vec<&str> = rows.filter(|row| matches!(row[2], "seccomp" | "door")).map(|row| row[0]).collect();
     let output = Command::new(program("casemate-probe")).args(names).output().expect("casemate-probe runs");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let mut answers = BTreeMap::new();

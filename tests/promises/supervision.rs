@@ -48,7 +48,7 @@ fn a_killed_worker_is_replaced_and_the_neighbour_does_not_notice() {
 
 #[test]
 fn a_stopped_worker_is_found_and_replaced() {
-    let casemate = two().limit("ping_ms", 200).serve();
+    let casemate = two().limit("ping_ms", 500).serve();
     let first = casemate.worker("a");
     casemate::kill(first, Signal::SIGSTOP);
     casemate
@@ -109,7 +109,8 @@ fn sigterm_lets_running_requests_finish() {
         let body = br#"{"inputs":[{"name":"x","shape":[1,4],"datatype":"FP32","data":[1,2,3,4]}]}"#;
         casemate_tests::client::send(address, "POST", "/v2/models/slow/infer", &[], body)
     });
-    std::thread::sleep(Duration::from_millis(300));
+    casemate
+        .wait_until("the request", Duration::from_secs(20), || casemate.metric("casemate_requests_in_flight") >= 1.0);
     assert_eq!(casemate.stop(), Some(0));
     let answer = asked.join().unwrap().unwrap();
     assert_eq!(answer.status, 200, "{}", answer.text());

@@ -1,9 +1,10 @@
 //! A worker's trip, each step with the proof of the last one in its hand:
 //!
-//! boot → confine → warm up → lock → thread pools → seal → verify → gate → load → gate
+//! boot → confine → warm up → lock → thread pools → the model's sizes → seal → verify → gate → load → gate
 //! (its graphs) → trial → serve.
 //!
-//! Until `seal` has succeeded no byte of the model or of its manifest has been read by anything.
+//! Until `seal` has succeeded no byte of the model or of its manifest has been read by anything. The sizes of its
+//! convolutions are, where the operator had them written down: few numbers within bounds.
 
 use std::iter;
 use std::sync::mpsc;
@@ -53,16 +54,32 @@ struct Stop {
 /// The trip from the first lock on; returns when serving is over.
 fn live(front: &'static ToFront, estate: Estate) -> Result<i32, Stop> {
     let Estate { grant, requests, responses, model, manifest } = estate;
-    let (sealed, inside, crew) = cage(&grant)?;
+    let (sealed, inside, crew, warmed) = cage(&grant)?;
     let verified = verify::verify(&sealed, manifest.bytes(), model.bytes(), engine::platform);
     let verified = verified.map_err(|error| Stop::at(Step::Verify, error))?;
+    if warmed.is_some_and(|sha256| sha256 != verified.declared.sha256) {
+        engine::forget();
+    }
     let declared = &verified.declared;
     tell(front, Step::Verify, &FromWorker::Verified { declared: declared.clone(), inside })?;
 
     let begun = Instant::now();
     let gated = gate::gate(&verified, &grant.graph)?;
-    let engine = engine::load(&gated, &declared.signature).map_err(|error| Stop::at(Step::Load, error))?;
-    gated.graphs(&engine.graphs().map_err(|error| Stop::at(Step::Load, error))?)?;
+    let mut engine = engine::load(&gated, &declared.signature).map_err(|error| Stop::at(Step::Load, error))?;
+    let judge = |engine: &dyn Engine| -> Result<(), Stop> {
+        Ok(gated.graphs(&engine.graphs().map_err(|error| Stop::at(Step::Load, error))?)?)
+    };
+    judge(&*engine)?;
+    if let Some(tolerance) = verified.freeze {
+        // A copy that cannot be had, or that answers otherwise, is not used, and the log says so; but it is judged first.
+        let frozen = engine.freeze();
+        judge(&*engine)?;
+        let said = match frozen.and_then(|()| engine.adopt(&declared.signature, tolerance)) {
+            Ok(apart) => format!("frozen: its answers are {apart:.1e} apart\n"),
+            Err(error) => format!("not frozen: {error}\n"),
+        };
+        shim::log(2, said.as_bytes());
+    }
     let declared = Box::leak(Box::new(verified.declared));
     // The engine has its own copy of what it needs; the file's memory can be as large again.
     drop((model, manifest));
@@ -111,10 +128,11 @@ fn code_of(served: Result<(), ServeError>) -> i32 {
     error.exit_code()
 }
 
-/// Puts the whole cage on, in the one order that works.
-fn cage(grant: &Grant) -> Result<(Sealed, Inside, Crew), Stop> {
+/// Puts the whole cage on, in the one order that works. The last of the four is which model code was made for.
+fn cage(grant: &Grant) -> Result<(Sealed, Inside, Crew, Option<[u8; 32]>), Stop> {
     let code = match grant.run_time_code {
-        RunTimeCode::Refused => lockdown::RunTimeCode::Refused,
+        RunTimeCode::Refused if grant.shapes.is_empty() => lockdown::RunTimeCode::Refused,
+        RunTimeCode::Refused => lockdown::RunTimeCode::Warmed,
         RunTimeCode::Allowed => lockdown::RunTimeCode::Allowed,
     };
     let confined = lockdown::confine_with(code).map_err(|error| Stop::at(Step::Lock, error))?;
@@ -131,8 +149,11 @@ fn cage(grant: &Grant) -> Result<(Sealed, Inside, Crew), Stop> {
     let crew = muster(grant)?;
     keep_to(cores::share(&grant.cores, 0, grant.instances)).map_err(|error| Stop::at(Step::Warm, error))?;
     engine::start_threads(grant.threads).map_err(|error| Stop::at(Step::Warm, error))?;
+    // After the threads: oneDNN's code depends on how many there are.
+    let warmed = (code == lockdown::RunTimeCode::Warmed).then(|| engine::learn(&grant.shapes)).flatten();
     let sealed = lockdown::seal(locked).map_err(|error| Stop::at(Step::Lock, error))?;
-    Ok((sealed, inside(&report), crew))
+    let inside = Inside { no_exec_gain: sealed.no_exec_gain(), ..inside(&report) };
+    Ok((sealed, inside, crew, warmed))
 }
 
 /// The threads of the further instances.

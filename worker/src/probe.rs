@@ -12,6 +12,8 @@ mod acts;
 mod bounds;
 mod scene;
 
+use libc::c_long;
+
 use crate::engine::script::Moment;
 use crate::engine::shim;
 
@@ -26,6 +28,8 @@ pub struct Probe {
     pub at: Moment,
     /// What refuses it in the cage.
     pub by: Mechanism,
+    /// The number of the call that it is stopped at, where a filter stops it: as the kernel tells it, in whichever table.
+    pub stop: Option<c_long>,
     /// The act; what the kernel answered, `-errno` on failure.
     act: Act,
     /// Without a cage: makes the circumstances in which the act can succeed without harm.
@@ -63,7 +67,7 @@ pub fn all() -> impl Iterator<Item = &'static Probe> {
     acts::ALL.iter().chain(bounds::ALL)
 }
 
-/// The probe of this name; also one of the two that show how a proof fails, which [`all`] leaves out.
+/// The probe of this name; also one of the few that show how a proof fails, which [`all`] leaves out.
 pub fn find(name: &str) -> Option<&'static Probe> {
     all().chain(bounds::FAILING).find(|probe| probe.name == name)
 }
@@ -114,5 +118,13 @@ mod tests {
         assert_eq!(names.len(), all().count());
         assert!(bounds::FAILING.iter().all(|probe| !names.contains(probe.name) && find(probe.name).is_some()));
         assert!(find("fork").is_some() && find("frok").is_none());
+    }
+
+    #[test]
+    fn what_a_filter_stops_says_at_which_call() {
+        for probe in all() {
+            let filtered = matches!(probe.by, Mechanism::Seccomp | Mechanism::Door);
+            assert_eq!(probe.stop.is_some(), filtered, "{}", probe.name);
+        }
     }
 }

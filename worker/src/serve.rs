@@ -55,9 +55,15 @@ impl Cell<'_> {
     /// Serves until the front has gone, or says that nothing more will come.
     pub fn serve(&mut self) -> Result<(), ServeError> {
         let mut buffer = PacketBuffer::default();
+        // From the trial.
+        self.say_met()?;
         while let Some(message) = self.front.receive_plain(&mut buffer)? {
             let answer = match message {
-                ToWorker::Run { batch, slot, inputs } => self.run(batch, slot, &inputs)?,
+                ToWorker::Run { batch, slot, inputs } => {
+                    let answer = self.run(batch, slot, &inputs)?;
+                    self.say_met()?;
+                    answer
+                }
                 ToWorker::Ping { token } => FromWorker::Pong { token },
                 ToWorker::Drain => break,
             };
@@ -81,6 +87,12 @@ impl Cell<'_> {
             }
         }
         last
+    }
+
+    /// Says which convolutions had no code of oneDNN's, if there are new ones.
+    fn say_met(&mut self) -> Result<(), ChannelError> {
+        let convolutions = self.engine.met();
+        if convolutions.is_empty() { Ok(()) } else { self.front.send(&FromWorker::Met { convolutions }) }
     }
 
     fn run(&mut self, id: BatchId, slot: u32, inputs: &[Placed]) -> Result<FromWorker, ServeError> {

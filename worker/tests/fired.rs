@@ -17,8 +17,9 @@ use casemate_tests::models::{self, When};
 use cell::{Birth, Value, f32s, i64s};
 use tracer::{Fired, Traced, key, plain};
 
-fn stages(code: RunTimeCode) -> [Stage; 2] {
+fn stages(code: RunTimeCode, warmed: bool) -> [Stage; 2] {
     Stage::of_worker(match code {
+        RunTimeCode::Refused if warmed => lockdown::RunTimeCode::Warmed,
         RunTimeCode::Refused => lockdown::RunTimeCode::Refused,
         RunTimeCode::Allowed => lockdown::RunTimeCode::Allowed,
     })
@@ -26,7 +27,7 @@ fn stages(code: RunTimeCode) -> [Stage; 2] {
 
 /// A whole life: start, requests, a ping, the end.
 fn life(birth: Birth, requests: &[Vec<Value>]) -> Fired {
-    let stages = stages(birth.run_time_code);
+    let stages = stages(birth.run_time_code, !birth.shapes.is_empty());
     let mut worker = Traced::spawn(birth, stages);
     loop {
         match worker.hear() {
@@ -54,6 +55,11 @@ fn demo() -> Birth {
     Birth { manifest: Some(manifest), ..Birth::torch(std::fs::read(folder.join("model.pt")).unwrap()) }
 }
 
+/// A convolution that code is made for; of another model, but it is made before that is known.
+fn sizes() -> Vec<u8> {
+    format!("sha256 {}\nconv 2 3 8 1 1 0 24,5,1,2,1 24,5,1,2,1\n", "00".repeat(32)).into_bytes()
+}
+
 /// Whether a user namespace can be made here.
 fn namespaces() -> bool {
     let can = std::process::Command::new("unshare").args(["--user", "--mount", "true"]).status();
@@ -70,6 +76,7 @@ fn no_rule_stands_for_nothing() {
         life(Birth { jailed, ..demo() }, &[pixels]),
         life(Birth { jailed, ..operations::birth(2, RunTimeCode::Refused) }, &every),
         life(Birth { jailed, ..operations::birth(1, RunTimeCode::Allowed) }, &every),
+        life(Birth { jailed, shapes: sizes(), ..operations::birth(2, RunTimeCode::Refused) }, &every),
         life(Birth::torch(models::print_flood(When::Asked, 10)), &[calm.clone(), asked.clone()]),
         life(Birth::torch(models::memory_bomb(When::Asked, 1 << 50)), &[asked.clone(), calm.clone()]),
         life(Birth::torch(models::raises(When::Asked, "no")), &[asked, calm]),

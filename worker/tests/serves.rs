@@ -48,8 +48,9 @@ fn what_onednn_does_is_done_without_it() {
             let maps = std::fs::read_to_string(format!("/proc/{}/maps", cell.pid()));
             // They belong to root.
             if let Ok(maps) = maps {
-                let written = maps.lines().any(|line| line.contains("rwx"));
-                assert_eq!(written, run_time_code == RunTimeCode::Allowed, "{act}\n{maps}");
+                let made = |line: &str| line.contains("xp ") && line.contains(" 00:00 0") && !line.contains('[');
+                assert_eq!(maps.lines().any(made), run_time_code == RunTimeCode::Allowed, "{act}\n{maps}");
+                assert!(!maps.lines().any(|line| line.contains("rwx")), "{act}\n{maps}");
             }
             answer
         });

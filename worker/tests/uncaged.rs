@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use casemate_ipc::launch::{Geometry, RunTimeCode};
 use casemate_ipc::shm::arena::{self, Reader, Writer};
+use casemate_ipc::shm::seal;
 use casemate_ipc::tensor::{DType, ModelSignature, Shape, TensorSpec};
 use casemate_ipc::work::Placed;
 use casemate_lockdown::{self as lockdown, Requirements};
@@ -365,7 +366,7 @@ impl Arenas {
     fn new() -> Self {
         let geometry = Geometry { slots: 1, slot_bytes: SLOT };
         let (asks, file) = arena::requests(geometry).unwrap();
-        let asked = Reader::open(file, geometry).unwrap();
+        let asked = Reader::open(seal::read_only(file).unwrap(), geometry).unwrap();
         let (answered, file) = arena::responses(geometry).unwrap();
         let answers = Writer::open(file, geometry).unwrap();
         Self { asks, asked, answers, answered }

@@ -12,7 +12,7 @@ use casemate_ipc::shm::arena;
 use casemate_ipc::shm::map::Frozen;
 use nix::sys::signal::{SigSet, Signal};
 
-use super::{AT_ONCE, STARTS};
+use super::{AT_ONCE, STARTS, at_once};
 
 struct Front {
     launcher: Channel<LaunchRequest, LaunchReply>,
@@ -40,7 +40,7 @@ pub(crate) fn main() -> Result<(), Box<dyn Error>> {
     for _ in 0..STARTS / AT_ONCE {
         times.extend(front.round(&models)?);
     }
-    say(&format!("{AT_ONCE} at once"), &times);
+    say(&at_once(), &times);
     stop.wait()?;
     Ok(())
 }

@@ -5,7 +5,7 @@ use casemate_ipc::work::{MAX_BATCH_DELAY_US, MAX_BATCH_SIZE, MAX_DEADLINE_MS};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::raw::{Raw, RawBatching, RawInput, RawLimits, RawOutput};
+use crate::raw::{Raw, RawBatching, RawEngine, RawInput, RawLimits, RawOutput};
 
 /// A model's declaration, checked.
 #[derive(Debug, Clone, PartialEq)]
@@ -22,6 +22,9 @@ pub struct Manifest {
     pub batching: Batching,
     /// Limits.
     pub limits: Limits,
+    /// Whether its weights are folded into its code when it is loaded: as far as its answers may be from those before,
+    /// relative to the largest number in them. Where they are further, it is left as it is.
+    pub freeze: Option<f64>,
 }
 
 /// The engine's file format.
@@ -96,6 +99,9 @@ pub enum ManifestError {
     /// Batches of a model whose tensors have no free first dimension.
     #[error("batching.max_batch_size is {0}, but not every input and output has -1 as its first dimension")]
     NotBatched(u32),
+    /// A distance that is none.
+    #[error("engine.tolerance is {0}; it must be 0 to 1")]
+    Tolerance(f64),
     /// A manifest that cannot be written as TOML.
     #[error("cannot be written: {0}")]
     Write(#[from] toml::ser::Error),
@@ -126,6 +132,7 @@ impl Manifest {
                 max_batch_delay_us: self.batching.max_batch_delay_us,
             },
             limits: RawLimits { deadline_ms: self.limits.deadline_ms },
+            engine: self.freeze.map_or_else(RawEngine::default, |tolerance| RawEngine { freeze: true, tolerance }),
         };
         Ok(toml::to_string(&raw)?)
     }
@@ -154,11 +161,16 @@ impl Manifest {
                 max_batch_delay_us: raw.batching.max_batch_delay_us,
             },
             limits: Limits { deadline_ms: raw.limits.deadline_ms },
+            freeze: raw.engine.freeze.then_some(raw.engine.tolerance),
         };
         let signature = manifest.signature()?;
         bounds("batching.max_batch_size", manifest.batching.max_batch_size.into(), 1, MAX_BATCH_SIZE.into())?;
         bounds("batching.max_batch_delay_us", manifest.batching.max_batch_delay_us, 0, MAX_BATCH_DELAY_US)?;
         bounds("limits.deadline_ms", manifest.limits.deadline_ms, 1, MAX_DEADLINE_MS)?;
+        // Written so that NaN is refused too.
+        if !(0.0..=1.0).contains(&raw.engine.tolerance) {
+            return Err(ManifestError::Tolerance(raw.engine.tolerance));
+        }
         if manifest.batching.max_batch_size > 1 && !signature.is_batched() {
             return Err(ManifestError::NotBatched(manifest.batching.max_batch_size));
         }
@@ -212,6 +224,10 @@ mod tests {
         let manifest = Manifest::parse(&good()).unwrap();
         assert_eq!(Manifest::parse(&manifest.to_toml().unwrap()).unwrap(), manifest);
         assert_eq!(manifest.signature().unwrap().outputs[0].to_string(), "y:FP32[-1,4]");
+        assert_eq!(manifest.freeze, None);
+        assert!(!manifest.to_toml().unwrap().contains("engine"));
+        let frozen = Manifest::parse(&format!("{}[engine]\nfreeze = true\n", good())).unwrap();
+        assert_eq!((frozen.freeze, Manifest::parse(&frozen.to_toml().unwrap()).unwrap()), (Some(0.001), frozen));
     }
 
     #[test]
@@ -228,6 +244,9 @@ mod tests {
             ("deadline_ms = 1000", "deadline_ms = 0"),
             ("[-1, 4]", "[4]"),
             ("name = \"x\"", "name = \"x y\""),
+            ("[limits]", "[engine]\ntolerance = nan\n[limits]"),
+            ("[limits]", "[engine]\ntolerance = 2.0\n[limits]"),
+            ("[limits]", "[engine]\nfreezes = true\n[limits]"),
         ];
         for (from, to) in spoil {
             let text = good().replacen(from, to, 1);

@@ -21,6 +21,9 @@ pub struct Raw {
     /// Limits.
     #[serde(default)]
     pub limits: RawLimits,
+    /// What the engine may do with it; a manifest without it is one of nothing.
+    #[serde(default, skip_serializing_if = "RawEngine::is_nothing")]
+    pub engine: RawEngine,
 }
 
 /// `[[input]]`.
@@ -66,6 +69,28 @@ pub struct RawBatching {
 pub struct RawLimits {
     /// How long a request may take, waiting included.
     pub deadline_ms: u64,
+}
+
+/// `[engine]`.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawEngine {
+    /// Whether it is frozen when it is loaded.
+    pub freeze: bool,
+    /// How far its answers may be from those before.
+    pub tolerance: f64,
+}
+
+impl RawEngine {
+    fn is_nothing(&self) -> bool {
+        !self.freeze
+    }
+}
+
+impl Default for RawEngine {
+    fn default() -> Self {
+        Self { freeze: false, tolerance: 0.001 }
+    }
 }
 
 impl Default for RawBatching {

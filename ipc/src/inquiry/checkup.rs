@@ -13,6 +13,8 @@ pub struct Checkup {
     pub starts: bool,
     /// Why not, in the words of `casemate serve`.
     pub refusal: Option<String>,
+    /// Where something listens already, this server perhaps: the address that it would have to leave first.
+    pub taken: Option<String>,
     /// Every layer that is missing here, accepted or not.
     pub lacks: Vec<Lack>,
     /// All that was looked at.

@@ -1,7 +1,9 @@
 //! Arenas: memory cut into slots, a slot holding the tensors of one batch one after the other.
 //!
-//! The front makes both. The request arena is sealed against every writer but the front's own mapping; the response arena
-//! is written by the worker and mapped read-only by the front, which copies out first and checks afterwards.
+//! The front makes both. The launcher passes the request arena on by a descriptor that can only read; the response arena
+//! is written by the worker and mapped read-only by the front, which copies out first and checks afterwards. Both are as
+//! long as the operator's limits from the start, their pages are taken when they are first touched, and the front gives
+//! back what is no longer needed ([`seal::release`]).
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -73,12 +75,11 @@ pub enum ArenaError {
     },
 }
 
-/// A new request arena: the front's writer, and the file that a worker can only read.
+/// A new request arena: the front's writer, and the file. A worker gets it narrowed by [`seal::read_only`].
 pub fn requests(geometry: Geometry) -> Result<(Writer, OwnedFd), SealError> {
     let (file, bytes) = blank("casemate-requests", geometry)?;
-    // The order matters: the seal refuses writable mappings from here on, so the front's must exist already.
+    seal::apply(&file, Sealing::Fixed)?;
     let memory = Outgoing::map(&file, bytes)?;
-    seal::apply(&file, Sealing::FixedReadOnly)?;
     Ok((Writer { memory, geometry }, file))
 }
 
@@ -140,10 +141,11 @@ impl SlotWriter<'_> {
 // === impl Reader ===
 
 impl Reader {
-    /// The worker's side of a request arena.
+    /// The worker's side of a request arena; refused where the worker could write it.
     pub fn open(file: impl AsFd, geometry: Geometry) -> Result<Self, SealError> {
         let expected = geometry.bytes().ok_or(SealError::TooLong(u64::MAX))? as u64;
-        Ok(Self { memory: Incoming::map(file, Sealing::FixedReadOnly, expected)?, geometry })
+        seal::check_read_only(file.as_fd())?;
+        Ok(Self { memory: Incoming::map(file, Sealing::Fixed, expected)?, geometry })
     }
 
     /// Where it lies in this process. A number and no more: nothing here reads or writes by it.
@@ -206,6 +208,8 @@ mod tests {
     #[test]
     fn what_is_placed_is_what_is_taken() {
         let (writer, file) = requests(GEOMETRY).unwrap();
+        assert!(Reader::open(&file, GEOMETRY).is_err(), "who can write requests is no worker");
+        let file = seal::read_only(file).unwrap();
         let reader = Reader::open(&file, GEOMETRY).unwrap();
         let mut slot = writer.slot(1).unwrap();
         let a = slot.place(DType::Uint8, shape(&[3]), &[b"ab", b"c"]).unwrap();

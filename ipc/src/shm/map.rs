@@ -175,8 +175,9 @@ mod tests {
     fn nothing_outside_is_read_or_written() {
         let file = seal::create("test", 8192).unwrap();
         let writer = Outgoing::map(&file, 8192).unwrap();
-        seal::apply(&file, Sealing::FixedReadOnly).unwrap();
-        let reader = Incoming::map(&file, Sealing::FixedReadOnly, 8192).unwrap();
+        seal::apply(&file, Sealing::Fixed).unwrap();
+        let narrow = seal::read_only(&file).unwrap();
+        let reader = Incoming::map(&narrow, Sealing::Fixed, 8192).unwrap();
         writer.copy_in(8190, b"ab").unwrap();
         assert_eq!(reader.to_vec(8190, 2).unwrap(), b"ab");
         for (offset, length) in [(8191, 2), (8193, 0), (usize::MAX, 1), (1, usize::MAX)] {
@@ -184,9 +185,13 @@ mod tests {
         }
         assert!(writer.copy_in(8191, b"ab").is_none());
         assert!(reader.copy_out(8192, &mut [0]).is_none());
-        // Sealed against new writers, but the old mapping still writes: that is the front's.
-        assert!(Outgoing::map(&file, 8192).is_err());
-        assert!(nix::unistd::ftruncate(&file, 0).is_err());
+        // Who holds the narrow descriptor can neither write nor seal nor give back; nobody can make it shorter.
+        assert!(Outgoing::map(&narrow, 8192).is_err());
+        assert!(seal::apply(&narrow, Sealing::Frozen).is_err() && seal::release(&narrow, 0, 4096).is_err());
+        assert!(seal::check_read_only(&narrow).is_ok() && seal::check_read_only(&file).is_err());
+        assert!(nix::unistd::ftruncate(&file, 0).is_err() && nix::unistd::ftruncate(&narrow, 0).is_err());
+        seal::release(&file, 4096, 4096).unwrap();
+        assert_eq!(reader.to_vec(8190, 2).unwrap(), [0, 0]);
     }
 
     #[test]

@@ -3,9 +3,9 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
-use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::fcntl::{FallocateFlags, FcntlArg, OFlag, SealFlag, fallocate, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::unistd::{Whence, ftruncate, lseek};
 use thiserror::Error;
@@ -29,6 +29,9 @@ pub enum SealError {
         /// Seals promised.
         expected: i32,
     },
+    /// It can be written through this descriptor, and should not be.
+    #[error("memory file is open for writing")]
+    Writable,
     /// Its length is not the promised one.
     #[error("memory file has {found} bytes, expected {expected}")]
     Length {
@@ -47,14 +50,11 @@ pub enum SealError {
 pub enum Sealing {
     /// Writing by everybody who holds it; its length is fixed.
     Fixed,
-    /// Writing only through mappings that were made before it was sealed; its length is fixed.
-    FixedReadOnly,
     /// Nothing.
     Frozen,
 }
 
-// Not in nix's sets: F_SEAL_FUTURE_WRITE (Linux 5.1), F_SEAL_EXEC and MFD_NOEXEC_SEAL (6.3).
-const F_SEAL_FUTURE_WRITE: i32 = 0x10;
+// Not in nix's sets: F_SEAL_EXEC and MFD_NOEXEC_SEAL (6.3).
 const F_SEAL_EXEC: i32 = 0x20;
 const MFD_NOEXEC_SEAL: u32 = 0x8;
 
@@ -63,7 +63,6 @@ impl Sealing {
         let fixed = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
         match self {
             Self::Fixed => fixed,
-            Self::FixedReadOnly => fixed | SealFlag::from_bits_retain(F_SEAL_FUTURE_WRITE),
             Self::Frozen => fixed | SealFlag::F_SEAL_WRITE,
         }
     }
@@ -109,6 +108,28 @@ pub fn check(file: impl AsFd, sealing: Sealing) -> Result<u64, SealError> {
     // Not fstat: libc makes it of a call that takes a path, and the front has none of those.
     let length = lseek(file, 0, Whence::SeekEnd).map_err(call("lseek"))?;
     u64::try_from(length).map_err(|_| SealError::Length { found: 0, expected: 0 })
+}
+
+/// The same memory by a descriptor that can only read: what is mapped through it can never be written, made longer or
+/// shorter, or sealed. Whoever has it and no `/proc` gets no other. Not the seal against future writers: that would refuse
+/// [`release`] too.
+pub fn read_only(file: impl AsFd) -> Result<OwnedFd, SealError> {
+    let path = format!("/proc/self/fd/{}", file.as_fd().as_raw_fd());
+    File::open(path).map(OwnedFd::from).map_err(|source| SealError::Call { step: "open for reading", source })
+}
+
+/// Proves that memory cannot be written through this descriptor.
+pub fn check_read_only(file: impl AsFd) -> Result<(), SealError> {
+    let flags = fcntl(file, FcntlArg::F_GETFL).map_err(call("access"))?;
+    if flags & OFlag::O_ACCMODE.bits() == OFlag::O_RDONLY.bits() { Ok(()) } else { Err(SealError::Writable) }
+}
+
+/// Gives whole pages of a memory file back to the system; they are zeros from then on. The file must not be sealed against
+/// writers, and the descriptor must be able to write.
+pub fn release(file: impl AsFd, offset: u64, bytes: u64) -> Result<(), SealError> {
+    let number = |n: u64| i64::try_from(n).map_err(|_| SealError::TooLong(n));
+    let hole = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+    fallocate(file, hole, number(offset)?, number(bytes)?).map_err(call("release"))
 }
 
 fn blank(name: &str) -> Result<OwnedFd, SealError> {

@@ -47,7 +47,7 @@ const SECONDS: u32 = 60;
 /// What cargo-fuzz gives the compiler, but for the sanitizers: they want a nightly one, and what is fuzzed is safe Rust.
 const COVERAGE: &str = "-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
-    -Cllvm-args=-sanitizer-coverage-trace-compares --cfg fuzzing -Ccodegen-units=1";
+    -Cllvm-args=-sanitizer-coverage-trace-compares --cfg fuzzing";
 
 impl Wanted {
     /// Reads `[TARGET] [--seconds N]`.

@@ -39,6 +39,7 @@ const CALLS: &[(&str, &str)] = &[
     ("epoll_ctl", "epfd:32 op:32 fd:32 event:64"),
     ("epoll_pwait", "epfd:32 events:64 count:32 timeout:32 mask:64 size:64"),
     ("execveat", "dirfd:32 path:64 argv:64 envp:64 flags:32"),
+    ("fallocate", "fd:32 mode:32 offset:64 length:64"),
     ("fcntl", "fd:32 cmd:32 arg:64"),
     ("flock", "fd:32 operation:32"),
     ("fstat", "fd:32 buf:64"),

@@ -67,7 +67,7 @@ pub enum BrokenLaw {
         call: String,
     },
     /// A worker that may make code, and could do it in a way that nobody listed.
-    #[error("{stage}: `{call}` may make code only as `mprotect` with one exact protection")]
+    #[error("{stage}: `{call}` may make code only as `mprotect` with one exact protection that lacks PROT_WRITE")]
     LooseCode {
         /// The policy.
         stage: String,
@@ -264,10 +264,10 @@ fn of_kind(policy: &Policy, kind: &Kind) -> Vec<BrokenLaw> {
     broken
 }
 
-/// Whether a rule with PROT_EXEC is the one call that generators of code need, with one protection. No memory is made
-/// executable from the start, so none that a descriptor backs.
+/// Whether a rule with PROT_EXEC is the one call that generators of code need, with one protection, which takes the right to
+/// write away. No memory is made executable from the start, so none that a descriptor backs.
 fn fixed(rule: &Rule) -> bool {
-    let exact = |clause: &Clause| clause.argument.name == "prot" && matches!(clause.test, Test::Equals(_));
+    let exact = |clause: &Clause| clause.argument.name == "prot" && matches!(clause.test, Test::Equals(prot) if prot & libc::PROT_WRITE as u64 == 0);
     rule.call == "mprotect" && rule.clauses.iter().any(exact)
 }
 

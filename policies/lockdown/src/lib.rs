@@ -54,7 +54,16 @@ pub struct Locked(RunTimeCode);
 /// A worker under the serving filter, on every thread: what reading a model asks for.
 #[derive(Debug)]
 #[must_use = "the proof that untrusted bytes may be read"]
-pub struct Sealed(());
+pub struct Sealed {
+    no_exec_gain: bool,
+}
+
+impl Sealed {
+    /// Whether the kernel itself refuses to make a page executable that was not, beside the filter.
+    pub fn no_exec_gain(&self) -> bool {
+        self.no_exec_gain
+    }
+}
 
 /// A front that opens nothing by path and holds no privilege; it may start its threads now.
 #[derive(Debug)]
@@ -76,7 +85,7 @@ pub fn confine() -> Result<Confined, ConfineError> {
     confine_with(RunTimeCode::Refused)
 }
 
-/// The same for a model that the operator trusts to make machine code, where `code` says so. The choice goes with the proof:
+/// The same for a worker that may make machine code, in its warm-up or later, where `code` says so. The choice goes with the proof:
 /// the last filter is the one that belongs to it.
 pub fn confine_with(code: RunTimeCode) -> Result<Confined, ConfineError> {
     privileges::prove_one_thread().map_err(ConfineError::Threads)?;
@@ -123,9 +132,14 @@ pub fn seal(locked: Locked) -> Result<Sealed, SealError> {
     if prctl::seccomp_mode().map_err(SealError::ReadBack)? != prctl::SECCOMP_MODE_FILTER {
         return Err(SealError::NoFilter);
     }
+    // The warm-up's pages of code stay; from here on there are no more.
+    if code == RunTimeCode::Warmed {
+        prctl::refuse_exec_gain();
+    }
+    let no_exec_gain = prctl::refuses_exec_gain();
     let [_, serve] = Stage::of_worker(code);
     syscalls::install(serve).map_err(SealError::Filter)?;
-    Ok(Sealed(()))
+    Ok(Sealed { no_exec_gain })
 }
 
 /// The front's first act: before its runtime starts a thread, after every socket and descriptor that it is born with is in

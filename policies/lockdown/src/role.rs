@@ -10,11 +10,13 @@ pub enum Role {
     Front,
 }
 
-/// Whether a worker may make machine code while it runs: what oneDNN's kernels are, and what an attacker would like to do.
+/// When a worker may make machine code: what oneDNN's kernels are, and what an attacker would like to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RunTimeCode {
     /// No page is ever executable that was not.
     Refused,
+    /// In the warm-up, from sizes and nothing else; from the seal on, as with [`RunTimeCode::Refused`].
+    Warmed,
     /// Private pages of its own may become executable. The operator trusts this model with that.
     Allowed,
 }
@@ -27,7 +29,7 @@ pub enum Stage {
     WorkerWarm,
     /// A worker while it runs a model.
     WorkerServe,
-    /// [`Stage::WorkerWarm`] for a model that may make code.
+    /// [`Stage::WorkerWarm`] where the warm-up, at least, may make code.
     WorkerWarmCode,
     /// [`Stage::WorkerServe`] for a model that may make code.
     WorkerServeCode,
@@ -56,6 +58,7 @@ impl Stage {
     pub const fn of_worker(code: RunTimeCode) -> [Self; 2] {
         match code {
             RunTimeCode::Refused => [Self::WorkerWarm, Self::WorkerServe],
+            RunTimeCode::Warmed => [Self::WorkerWarmCode, Self::WorkerServe],
             RunTimeCode::Allowed => [Self::WorkerWarmCode, Self::WorkerServeCode],
         }
     }

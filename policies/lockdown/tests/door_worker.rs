@@ -281,20 +281,31 @@ fn a_page_becomes_code_only_where_it_may() {
         run(|| {
             let (locked, report) = lock(confine_with(code).map_err(text)?, &NOTHING).map_err(text)?;
             ensure(!report.no_exec_gain || code == RunTimeCode::Refused, "the kernel's own refusal")?;
-            let _sealed = seal(locked).map_err(text)?;
+            let sealed = seal(locked).map_err(text)?;
+            // Where this kernel has it; and with code while serving, never.
+            ensure(!sealed.no_exec_gain() || code != RunTimeCode::Allowed, "the kernel's own refusal")?;
             act()
         })
     };
-    let both = [RunTimeCode::Refused, RunTimeCode::Allowed];
+    let warmed = |act: &dyn Fn() -> Result<(), String>| {
+        run(|| {
+            let (_locked, _) = lock(confine_with(RunTimeCode::Warmed).map_err(text)?, &NOTHING).map_err(text)?;
+            act()
+        })
+    };
+    let all = [RunTimeCode::Refused, RunTimeCode::Warmed, RunTimeCode::Allowed];
+    let code = || change(libc::PROT_READ | libc::PROT_EXEC);
+    assert_eq!(run(code), DONE, "the control");
+    assert_eq!(all.map(|when| sealed(when, &code)), [KILLED, KILLED, DONE], "as oneDNN does");
+    assert_eq!(warmed(&code), DONE, "in the warm-up");
     assert_eq!(run(|| change(RWX)), DONE, "the control");
-    assert_eq!(both.map(|code| sealed(code, &|| change(RWX))), [KILLED, DONE], "as oneDNN does");
-    assert_eq!(run(|| change(libc::PROT_READ | libc::PROT_EXEC)), DONE, "the control");
-    assert_eq!(both.map(|code| sealed(code, &|| change(libc::PROT_READ | libc::PROT_EXEC))), [KILLED, KILLED]);
+    assert_eq!(all.map(|when| sealed(when, &|| change(RWX))), [KILLED; 3], "to write and to run");
+    assert_eq!(warmed(&|| change(RWX)), KILLED);
     assert_eq!(run(|| page(RWX).map(drop)), DONE, "the control");
-    assert_eq!(both.map(|code| sealed(code, &|| page(RWX).map(drop))), [KILLED, KILLED], "code from the start");
+    assert_eq!(all.map(|when| sealed(when, &|| page(RWX).map(drop))), [KILLED; 3], "code from the start");
     let open = || opens("/etc/passwd").map_err(|kind| kind.to_string());
     assert_eq!(run(open), DONE, "the control");
-    assert_eq!(both.map(|code| sealed(code, &open)), [KILLED, KILLED]);
+    assert_eq!(all.map(|when| sealed(when, &open)), [KILLED; 3]);
 }
 
 #[test]

@@ -39,7 +39,8 @@ Examples:
 const NOTES: &str = "\
 The tiers: `full` is every layer of the cage; `user` is all but what only root can give; `reduced` lacks more, and each \
 layer that is missing must be accepted by name in sandbox.accept_missing; `refused` is no cage at all, whatever is \
-accepted. The exit code is 0 where a server with this config would start and its workers be caged as it says, otherwise 1.";
+accepted. The exit code is 0 where a server with this config would start and its workers be caged as it says, otherwise 1. \
+That something listens on its port, perhaps that very server, is told and is no reason for a 1.";
 
 /// Why nothing can be said.
 #[derive(Debug, Error)]
@@ -209,7 +210,10 @@ fn report(screen: &mut Screen, checkup: &Checkup, trial: Option<&Trial>, engine:
         }
         (None, None) => {
             let yes = screen.tone(Tone::Good, "would start");
-            screen.line(format_args!("With {config}, `casemate serve` {yes}."));
+            let once = checkup.taken.as_ref().map(|address| {
+                format!(", once {} is free: something listens there, perhaps this very server", short(address, 60))
+            });
+            screen.line(format_args!("With {config}, `casemate serve` {yes}{}.", once.unwrap_or_default()));
         }
     }
 }

@@ -5,12 +5,14 @@ use std::process::ExitCode;
 
 use thiserror::Error;
 
+use crate::bench::BenchError;
 use crate::demo::DemoError;
 use crate::doctor::DoctorError;
 use crate::man::ManError;
 use crate::model::add::AddError;
 use crate::model::inspect::InspectError;
 use crate::model::list::ListError;
+use crate::model::tune::TuneError;
 use crate::sandbox::explain::ExplainError;
 use crate::sandbox::prove::ProveError;
 use crate::serve::ServeError;
@@ -40,6 +42,7 @@ pub(crate) enum Exit {
 #[error(transparent)]
 #[allow(missing_docs, reason = "one for each subcommand")]
 pub(crate) enum Failure {
+    Bench(#[from] BenchError),
     Demo(#[from] DemoError),
     Doctor(#[from] DoctorError),
     Explain(#[from] ExplainError),
@@ -48,6 +51,7 @@ pub(crate) enum Failure {
     Add(#[from] AddError),
     List(#[from] ListError),
     Inspect(#[from] InspectError),
+    Tune(#[from] TuneError),
     Man(#[from] ManError),
 }
 
@@ -55,6 +59,7 @@ impl Failure {
     /// The number for the shell.
     pub(crate) fn exit(&self) -> Exit {
         match self {
+            Self::Bench(e) => e.exit(),
             Self::Demo(e) => e.exit(),
             Self::Doctor(e) => e.exit(),
             Self::Explain(e) => e.exit(),
@@ -63,6 +68,7 @@ impl Failure {
             Self::Add(e) => e.exit(),
             Self::List(e) => e.exit(),
             Self::Inspect(e) => e.exit(),
+            Self::Tune(e) => e.exit(),
             Self::Man(_) => Exit::Failure,
         }
     }

@@ -6,6 +6,7 @@
 
 mod archive;
 mod ask;
+mod bench;
 mod code;
 mod demo;
 mod doctor;
@@ -49,6 +50,8 @@ enum Command {
         #[command(subcommand)]
         command: model::Command,
     },
+    /// Put a load on a model of a running server, and say how long its answers took
+    Bench(bench::Args),
     /// Say what this host can give, whether a server would start, and what would raise it
     Doctor(doctor::Args),
     /// Say what a worker may do, and prove that it can do no more
@@ -69,6 +72,7 @@ Examples:
       --input 'x:f32[-1,4]' --output 'y:f32[-1,3]' model.pt
   casemate doctor --config /etc/casemate/casemate.toml
   casemate serve --config /etc/casemate/casemate.toml
+  casemate bench iris --rate 500                   how long its answers take
   casemate sandbox explain                         what a worker may do, and why
   casemate sandbox prove                           that it can do no more";
 
@@ -91,6 +95,8 @@ fn run(command: Command, screen: &mut Screen) -> Result<Exit, Failure> {
         Command::Model { command: model::Command::Add(args) } => model::add::run(&args, screen)?,
         Command::Model { command: model::Command::List(args) } => model::list::run(&args, screen)?,
         Command::Model { command: model::Command::Inspect(args) } => model::inspect::run(&args, screen)?,
+        Command::Model { command: model::Command::Tune(args) } => model::tune::run(&args, screen)?,
+        Command::Bench(args) => return Ok(bench::run(&args, screen)?),
         Command::Doctor(args) => return Ok(doctor::run(&args, screen)?),
         Command::Sandbox { command: sandbox::Command::Explain(args) } => sandbox::explain::run(&args, screen)?,
         Command::Sandbox { command: sandbox::Command::Prove(args) } => return Ok(sandbox::prove::run(&args, screen)?),

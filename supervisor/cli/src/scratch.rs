@@ -68,9 +68,7 @@ impl Scratch {
 
     /// Puts a scripted model into the store. Its worker is one like any other, and its engine does what is written.
     pub(crate) fn script(&self, name: &str, script: &str) -> Result<(), ScratchError> {
-        let folder = self.store().join(name).join("1");
-        make(&self.store().join(name))?;
-        make(&folder)?;
+        let folder = self.folder(name)?;
         let spec = |text: &str| casemate_ipc::tensor::TensorSpec {
             name: text.to_owned(),
             dtype: casemate_ipc::tensor::DType::Fp32,
@@ -83,9 +81,18 @@ impl Scratch {
             outputs: vec![Output { spec: spec("y"), non_finite: false }],
             batching: Batching { max_batch_size: 1, max_batch_delay_us: 0 },
             limits: Limits { deadline_ms: DEADLINE_MS },
+            freeze: None,
         };
         put(&folder.join("model.pt"), script.as_bytes())?;
         put(&folder.join(casemate_manifest::FILE), manifest.to_toml()?.as_bytes())
+    }
+
+    /// A folder for version 1 of a model.
+    pub(crate) fn folder(&self, name: &str) -> Result<PathBuf, ScratchError> {
+        let folder = self.store().join(name).join("1");
+        make(&self.store().join(name))?;
+        make(&folder)?;
+        Ok(folder)
     }
 
     /// Writes a config of the defaults, which goes without these layers.

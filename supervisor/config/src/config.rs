@@ -13,7 +13,7 @@ use thiserror::Error;
 
 use crate::limits::{LimitError, Limits};
 use crate::listen::{self, ListenError};
-use crate::model::{ModelConfig, Versions};
+use crate::model::{Caps, ModelConfig, Versions};
 use crate::raw::{Raw, RawGraph, RawModel, RawPolicy, RawSandbox, RawVersions};
 
 /// What the operator wants.
@@ -23,6 +23,8 @@ pub struct Config {
     pub store: PathBuf,
     /// The inference API.
     pub inference: SocketAddr,
+    /// Whether a request may ask where its time went.
+    pub trace: bool,
     /// Layers that the operator goes without.
     pub waived: Vec<Waiver>,
     /// Who the processes are, where the launcher is root.
@@ -163,6 +165,7 @@ impl Config {
         Ok(Self {
             store,
             inference: listen::loopback("inference", &raw.listen.inference)?,
+            trace: raw.listen.trace,
             waived,
             identities: check_identities(&raw.sandbox)?,
             models: models.collect::<Result<_, ConfigError>>()?,
@@ -236,7 +239,25 @@ fn defaults(limits: &Limits, graph: &GraphPolicy) -> ModelConfig {
         run_time_code: RunTimeCode::Refused,
         cpu_millis: one_cpu_each(threads, 1),
         graph: graph.clone(),
+        caps: Caps::default(),
     }
+}
+
+/// What is written must be a bound that a manifest could ask for.
+fn check_caps(name: &ModelName, raw: &RawModel) -> Result<Caps, ConfigError> {
+    let any = Caps::default();
+    let bounded = |key, found: Option<u64>, least, most| match found {
+        Some(found) if !(least..=most).contains(&found) => {
+            Err(ConfigError::Model { model: name.clone(), key, found, least, most })
+        }
+        found => Ok(found.unwrap_or(most)),
+    };
+    let batch_size = bounded("max_batch_size", raw.max_batch_size.map(u64::from), 1, any.batch_size.into())?;
+    Ok(Caps {
+        batch_size: u32::try_from(batch_size).unwrap_or(any.batch_size),
+        batch_delay_ms: bounded("max_batch_delay_ms", raw.max_batch_delay_ms, 0, any.batch_delay_ms)?,
+        deadline_ms: bounded("deadline_ms", raw.deadline_ms, 1, any.deadline_ms)?,
+    })
 }
 
 /// What a model needs to keep its threads busy, and no more.
@@ -295,6 +316,7 @@ fn check_model(name: &ModelName, raw: RawModel, defaults: ModelConfig) -> Result
         let (least, most) = Limits::TABLE.iter().find(|l| l.name == limit).map_or((1, 1), |l| (l.least, l.most));
         within(key, found, least, most)
     };
+    let caps = check_caps(name, &raw)?;
     let ModelConfig { mut versions, mut threads, mut memory_bytes, mut cpu_millis, mut graph, .. } = defaults;
     let (instances, workers) = (raw.instances.unwrap_or(1), raw.workers.unwrap_or(1));
     within("instances", instances.into(), 1, INSTANCES_MOST)?;
@@ -328,7 +350,18 @@ fn check_model(name: &ModelName, raw: RawModel, defaults: ModelConfig) -> Result
         },
     }
     let (cores, run_time_code) = (check_cores(name, raw.cores)?, raw.run_time_code);
-    Ok(ModelConfig { versions, threads, instances, workers, cores, memory_bytes, cpu_millis, run_time_code, graph })
+    Ok(ModelConfig {
+        versions,
+        threads,
+        instances,
+        workers,
+        cores,
+        memory_bytes,
+        cpu_millis,
+        run_time_code,
+        graph,
+        caps,
+    })
 }
 
 const UID_REST_MOST: u64 = 604_800;
@@ -399,6 +432,10 @@ mod tests {
             "store = \"/s\"\n[models.a]\nrun_time_code = \"yes\"",
             "store = \"/s\"\n[models.a]\nrun_time_code = true",
             "store = \"/s\"\n[limits]\nrun_time_code = 1",
+            "store = \"/s\"\n[models.a]\nmax_batch_size = 0",
+            "store = \"/s\"\n[models.a]\nmax_batch_size = 4097",
+            "store = \"/s\"\n[models.a]\nmax_batch_delay_ms = 1001",
+            "store = \"/s\"\n[models.a]\ndeadline_ms = 0",
             "store = \"/s\"\n[models.a]\ncpus = 0.01",
             "store = \"/s\"\n[models.a]\ncpus = -1",
             "store = \"/s\"\n[models.a]\ncpus = nan",
@@ -422,7 +459,7 @@ mod tests {
         let versions = Versions::Listed(vec!["1".parse().unwrap(), "2".parse().unwrap()]);
         let memory_bytes = 128 << 20;
         let run_time_code = RunTimeCode::Allowed;
-        let (cpu_millis, graph) = (Some(4000), GraphPolicy::default());
+        let (cpu_millis, graph, caps) = (Some(4000), GraphPolicy::default(), Caps::default());
         let (instances, workers, cores) = (1, 1, Vec::new());
         let expected = ModelConfig {
             versions,
@@ -434,8 +471,12 @@ mod tests {
             cpu_millis,
             run_time_code,
             graph,
+            caps,
         };
         assert_eq!(model, expected);
+        let text = "store = \"/s\"\n[models.a]\nmax_batch_size = 4\nmax_batch_delay_ms = 0\ndeadline_ms = 500";
+        let capped = Config::parse(text).unwrap().model(&"a".parse().unwrap()).caps;
+        assert_eq!(capped, Caps { batch_size: 4, batch_delay_ms: 0, deadline_ms: 500 });
         let cpus = |line: &str| {
             let text = format!("store = \"/s\"\n[limits]\nthreads = 3\n[models.a]\n{line}");
             Config::parse(&text).unwrap().model(&"a".parse().unwrap()).cpu_millis

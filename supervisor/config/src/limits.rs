@@ -55,14 +55,20 @@ limits! {
     response_bytes = 67_108_864, 4096..=4_294_967_296;
     /// Bytes of request bodies held at once, over all models; beyond it requests are answered 503.
     in_flight_bytes = 536_870_912, 4096..=1_099_511_627_776;
-    /// Requests that wait or run at once, for one model; beyond it requests are answered 503.
+    /// Requests that wait at once, for one model; beyond it requests are answered 503.
     queue = 256, 1..=1_000_000;
+    /// Bytes of the tensors that wait at once, for one model; beyond it requests are answered 503.
+    queue_bytes = 268_435_456, 4096..=1_099_511_627_776;
+    /// Milliseconds after which pages of a worker's arenas that no request has needed since are given back.
+    arena_rest_ms = 5_000, 10..=3_600_000;
     /// Milliseconds that a model may take to load and warm up before its worker is killed.
     load_ms = 120_000, 100..=3_600_000;
     /// Milliseconds that running requests have left when the server is told to stop.
     drain_ms = 30_000, 0..=3_600_000;
     /// Milliseconds between two questions to an idle worker whether it is alive; two unanswered ones end it.
     ping_ms = 5_000, 50..=600_000;
+    /// Microseconds that the front looks out for an answer before it sleeps over it, where answers have been as quick; 0 for never.
+    vigil_us = 50, 0..=1000;
     /// Failed starts in a row after which a model is given up.
     start_attempts = 5, 1..=1000;
     /// Deaths of workers in a row, without a good answer between, that open the breaker of a model's bytes.

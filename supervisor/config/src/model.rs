@@ -2,6 +2,7 @@
 
 use casemate_ipc::id::Version;
 use casemate_ipc::launch::{GraphPolicy, RunTimeCode};
+use casemate_ipc::work::{MAX_BATCH_DELAY_US, MAX_BATCH_SIZE, MAX_DEADLINE_MS};
 
 /// What is said about one model, or about all that nothing is said about.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +25,26 @@ pub struct ModelConfig {
     pub cpu_millis: Option<u32>,
     /// Which operators it may use.
     pub graph: GraphPolicy,
+    /// Bounds on what its manifest asks for.
+    pub caps: Caps,
+}
+
+/// The operator's bounds on what a manifest asks for: of the two the smaller holds. As large as can be where nothing is
+/// written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Caps {
+    /// Most rows in one run.
+    pub batch_size: u32,
+    /// Longest that a request may wait for company, in milliseconds.
+    pub batch_delay_ms: u64,
+    /// Longest that a request may take, in milliseconds.
+    pub deadline_ms: u64,
+}
+
+impl Default for Caps {
+    fn default() -> Self {
+        Self { batch_size: MAX_BATCH_SIZE, batch_delay_ms: MAX_BATCH_DELAY_US / 1000, deadline_ms: MAX_DEADLINE_MS }
+    }
 }
 
 /// Which versions of a model to serve.

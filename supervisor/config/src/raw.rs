@@ -39,6 +39,8 @@ pub struct Raw {
 pub struct RawListen {
     /// Address and port of the inference API.
     pub inference: String,
+    /// Whether a request may ask where its time went.
+    pub trace: bool,
 }
 
 /// `[sandbox]`.
@@ -79,6 +81,12 @@ pub struct RawModel {
     pub cpus: Option<f64>,
     /// Which operators it may use, in place of what is said for all.
     pub graph: Option<RawGraph>,
+    /// Most rows in one run, whatever its manifest says.
+    pub max_batch_size: Option<u32>,
+    /// Longest that a request may wait for company, whatever its manifest says.
+    pub max_batch_delay_ms: Option<u64>,
+    /// Longest that a request may take, whatever its manifest says.
+    pub deadline_ms: Option<u64>,
 }
 
 /// `[graph]`, and `graph` of a model.
@@ -114,7 +122,7 @@ pub enum RawVersions {
 
 impl Default for RawListen {
     fn default() -> Self {
-        Self { inference: "127.0.0.1:8080".to_owned() }
+        Self { inference: "127.0.0.1:8080".to_owned(), trace: false }
     }
 }
 

@@ -2,19 +2,21 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Arc, Barrier};
+use std::sync::Arc;
 use std::time::Duration;
 
-use casemate_config::Config;
-use casemate_config::model::ModelConfig;
+use casemate_config::{Config, ModelConfig};
 use casemate_lockdown::{FrontLocked, FrontSealed, SealError, seal_front};
 use thiserror::Error;
 use tokio::net::TcpListener;
+use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::admit::permit::Room;
+use crate::batch::queue::Bounds;
+use crate::desk::Desk;
 use crate::fleet::breaker::Rules;
 use crate::fleet::breakers::Breakers;
 use crate::fleet::handle::ModelHandle;
@@ -25,7 +27,8 @@ use crate::fleet::turn::Turns;
 use crate::metrics::Metrics;
 use crate::pipeline::{House, Pipeline};
 use crate::protocol::intake::Intake;
-use crate::server::{accept, routes};
+use crate::server::accept;
+use crate::server::routes::Routes;
 
 /// What a front is born with.
 #[derive(Debug)]
@@ -61,32 +64,25 @@ pub enum AppError {
     Launcher(casemate_ipc::seqpacket::ChannelError),
 }
 
-/// How many CPUs there are for this process; asks files, so before the lock. One counts as two: a large JSON body is parsed on
-/// one thread of the runtime, and the others must not wait for it; nor must one worker that starts wait for another's disk.
+/// How many CPUs there are for this process; asks files, so before the lock.
 pub fn cpus() -> usize {
-    std::thread::available_parallelism().map_or(2, usize::from).max(2)
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// More do not make the front faster.
-const MOST_THREADS: usize = 4;
+/// More threads at the desk do not make the front faster.
+const MOST_DESKS: usize = 3;
 
 /// Runs the front until it is told to stop and has drained.
 pub fn run(locked: FrontLocked, birth: Birth) -> Result<(), AppError> {
-    let threads = birth.cpus.min(MOST_THREADS);
-    let at_rest = Arc::new(Barrier::new(threads + 1));
-    let started = Arc::clone(&at_rest);
-    let mut runtime = tokio::runtime::Builder::new_multi_thread();
-    // Called when a thread has registered itself with libc and with the Rust runtime: what the filter forbids is over.
-    let runtime = runtime.worker_threads(threads).thread_name("front").on_thread_start(move || {
-        started.wait();
-    });
-    let runtime = runtime.enable_all().build().map_err(start("runtime"))?;
-    at_rest.wait();
+    // One thread for everything that waits: a request goes from its connection to its worker and back without another
+    // thread being woken, and who arrives together leaves together. What would keep it long is done at the desk.
+    let desk = Desk::open(birth.cpus.saturating_sub(1).clamp(1, MOST_DESKS)).map_err(start("desk"))?;
+    let runtime = Builder::new_current_thread().enable_all().build().map_err(start("runtime"))?;
     runtime.block_on(async {
         let doors = Doors::open(birth.launcher, birth.listener)?;
         let sealed = seal_front(locked)?;
         tracing::info!("sealed");
-        serve(&sealed, doors, birth.catalogue, birth.config, Turns::new(birth.cpus)).await
+        serve(&sealed, doors, birth.catalogue, birth.config, birth.cpus, desk).await
     })
 }
 
@@ -115,14 +111,15 @@ async fn serve(
     doors: Doors,
     catalogue: Catalogue,
     config: Config,
-    turns: Turns,
+    cpus: usize,
+    desk: Desk,
 ) -> Result<(), AppError> {
     let Doors { launcher, listener, mut terminate, mut interrupt } = doors;
     let limits = config.limits.clone();
     let (stop, stopped) = watch::channel(false);
     let metrics = Metrics::new();
     let mut handles: BTreeMap<_, BTreeMap<_, _>> = BTreeMap::new();
-    let queue = usize::try_from(limits.queue).unwrap_or(usize::MAX);
+    let bounds = Bounds { jobs: usize::try_from(limits.queue).unwrap_or(usize::MAX), bytes: limits.queue_bytes };
     let breakers = Breakers::new(Rules {
         deaths: u32::try_from(limits.breaker_deaths).unwrap_or(u32::MAX),
         window: Duration::from_millis(limits.breaker_window_ms),
@@ -131,7 +128,8 @@ async fn serve(
     });
     for model in &catalogue.models {
         let (waived, settings) = (catalogue.waived.clone(), config.model(&model.name));
-        let handle = ModelHandle::new(model.clone(), &settings, waived, queue, breakers.clone(), metrics.clone());
+        let (breakers, metrics) = (breakers.clone(), metrics.clone());
+        let handle = ModelHandle::new(model.clone(), &settings, waived, bounds, breakers, metrics);
         handles.entry(model.name.clone()).or_default().insert(model.version.clone(), handle);
     }
     let terms = Terms {
@@ -139,10 +137,15 @@ async fn serve(
         responses: config.responses(),
         instances: 1,
         workers: 1,
-        turns,
+        // One counts as two: a worker that starts must not wait for another's disk.
+        turns: Turns::new(cpus.max(2)),
         load: Duration::from_millis(limits.load_ms),
         ping: Duration::from_millis(limits.ping_ms),
+        // Who looks out on the only CPU keeps the worker from it.
+        vigil: Duration::from_micros(if cpus > 1 { limits.vigil_us } else { 0 }),
+        arena_rest: Duration::from_millis(limits.arena_rest_ms),
         attempts: u32::try_from(limits.start_attempts).unwrap_or(u32::MAX),
+        desk: desk.clone(),
         log_bytes_per_second: limits.log_bytes_per_second,
     };
     let mut supervisors = JoinSet::new();
@@ -162,13 +165,12 @@ async fn serve(
         request_bytes: limits.request_bytes,
         slot_bytes: config.requests().slot_bytes,
         stop: stopped.clone(),
-        metrics: metrics.clone(),
     });
     let body_time = Duration::from_millis(limits.body_ms);
-    let router = routes::router(Intake { pipeline, metrics, body_time });
+    let routes = Routes::new(Intake { pipeline, metrics, trace: config.trace, desk, body_time });
     let accepting = {
         let (limits, stopped) = (limits.clone(), stopped.clone());
-        tokio::spawn(async move { accept::serve(listener, router, &limits, stopped).await })
+        tokio::spawn(async move { accept::serve(listener, routes, &limits, stopped).await })
     };
     tokio::select! {
         error = launcher.listen() => return Err(AppError::Launcher(error)),

@@ -6,8 +6,10 @@
 #![deny(unsafe_code)]
 
 pub mod admit;
+pub mod alarm;
 pub mod app;
 pub mod batch;
+pub mod desk;
 pub mod fleet;
 pub mod metrics;
 pub mod pipeline;
@@ -18,3 +20,4 @@ pub mod response;
 pub mod server;
 pub mod status;
 pub mod telemetry;
+pub mod trace;

@@ -20,6 +20,18 @@ use crate::status::State;
 #[derive(Debug, Clone)]
 pub struct Metrics(Arc<Inner>);
 
+/// The numbers of one model that every request moves, looked up once: a look-up by labels copies their texts.
+#[derive(Debug, Clone)]
+pub struct Served {
+    metrics: Metrics,
+    labels: Model,
+    ok: Counter,
+    duration: Histogram,
+    queue: Histogram,
+    run: Histogram,
+    batch: Histogram,
+}
+
 /// A request that is being answered; counted until it is dropped.
 #[derive(Debug)]
 #[must_use]
@@ -189,30 +201,23 @@ impl Metrics {
         InFlight(self.0.in_flight.clone())
     }
 
-    /// An inference for a known model has its answer.
-    pub fn request_done(&self, model: &ModelId, outcome: Result<(), Kind>, took: Duration) {
-        let Model { model, version } = Model::of(model);
-        let labels = Outcome { model, version, outcome: outcome.map_or_else(Kind::code, |()| "ok") };
-        self.0.requests.get_or_create(&labels).inc();
-        let Outcome { model, version, .. } = labels;
-        self.0.duration.get_or_create(&Model { model, version }).observe(took.as_secs_f64());
+    /// What every request of one model moves.
+    pub fn served(&self, model: &ModelId) -> Served {
+        let labels = Model::of(model);
+        Served {
+            ok: self.0.requests.get_or_create_owned(&labels.outcome("ok")),
+            duration: self.0.duration.get_or_create_owned(&labels),
+            queue: self.0.queue.get_or_create_owned(&labels),
+            run: self.0.run.get_or_create_owned(&labels),
+            batch: self.0.batch.get_or_create_owned(&labels),
+            metrics: self.clone(),
+            labels,
+        }
     }
 
     /// A request was refused before a model was known, or because there is none.
     pub fn refused(&self, kind: Kind) {
         self.0.refused.get_or_create(&Code { code: kind.code() }).inc();
-    }
-
-    /// A request waited so long for its batch.
-    pub fn request_waited(&self, model: &ModelId, wait: Duration) {
-        self.0.queue.get_or_create(&Model::of(model)).observe(wait.as_secs_f64());
-    }
-
-    /// A batch of so many rows came back from a worker.
-    pub fn batch_ran(&self, model: &ModelId, rows: u64, took: Duration) {
-        let labels = Model::of(model);
-        self.0.batch.get_or_create(&labels).observe(rows as f64);
-        self.0.run.get_or_create(&labels).observe(took.as_secs_f64());
     }
 
     /// The body of a request was read.
@@ -311,6 +316,28 @@ impl Default for Metrics {
     }
 }
 
+impl Served {
+    /// An inference has its answer.
+    pub fn done(&self, outcome: Result<(), Kind>, took: Duration) {
+        match outcome {
+            Ok(()) => self.ok.inc(),
+            Err(kind) => self.metrics.0.requests.get_or_create(&self.labels.outcome(kind.code())).inc(),
+        };
+        self.duration.observe(took.as_secs_f64());
+    }
+
+    /// A request waited so long for its batch.
+    pub fn waited(&self, wait: Duration) {
+        self.queue.observe(wait.as_secs_f64());
+    }
+
+    /// A batch of so many rows came back from a worker.
+    pub fn ran(&self, rows: u64, took: Duration) {
+        self.batch.observe(rows as f64);
+        self.run.observe(took.as_secs_f64());
+    }
+}
+
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.0.dec();
@@ -320,6 +347,10 @@ impl Drop for InFlight {
 impl Model {
     fn of(id: &ModelId) -> Self {
         Self { model: id.name.as_str().to_owned(), version: id.version.as_str().to_owned() }
+    }
+
+    fn outcome(&self, outcome: &'static str) -> Outcome {
+        Outcome { model: self.model.clone(), version: self.version.clone(), outcome }
     }
 }
 
@@ -363,11 +394,12 @@ mod tests {
         let metrics = Metrics::new();
         let model = ModelId { name: "digits".parse().unwrap(), version: "1.2".parse().unwrap() };
         let running = metrics.request_begun();
-        metrics.request_done(&model, Ok(()), Duration::from_millis(3));
-        metrics.request_done(&model, Err(Kind::WorkerDied), Duration::from_millis(3));
+        let served = metrics.served(&model);
+        served.done(Ok(()), Duration::from_millis(3));
+        served.done(Err(Kind::WorkerDied), Duration::from_millis(3));
         metrics.refused(Kind::Invalid);
-        metrics.request_waited(&model, Duration::from_millis(1));
-        metrics.batch_ran(&model, 3, Duration::from_millis(1));
+        served.waited(Duration::from_millis(1));
+        served.ran(3, Duration::from_millis(1));
         metrics.bytes_in(10);
         metrics.bytes_out(20);
         metrics.worker_started(&model);

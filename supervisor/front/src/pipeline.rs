@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use casemate_ipc::id::{ModelName, Version};
 use tokio::sync::watch;
@@ -11,13 +11,13 @@ use tokio::time::timeout_at;
 use crate::admit::head::Visitor;
 use crate::admit::permit::Room;
 use crate::admit::{body, head};
-use crate::fleet::excuse::{breaker_open, given_up, going_down, late};
+use crate::fleet::excuse::{breaker_open, given_up, going_down, impatient, late};
 use crate::fleet::handle::ModelHandle;
-use crate::metrics::Metrics;
 use crate::refusal::{Kind, Refusal};
 use crate::request::InferRequest;
 use crate::response::{InferResponse, OutputTensor};
 use crate::status::{ModelStatus, State};
+use crate::trace::{Stage, Trace};
 
 /// The server behind the protocols; cheap to clone.
 #[derive(Debug, Clone)]
@@ -38,8 +38,6 @@ pub struct House {
     pub slot_bytes: u64,
     /// True once the server is going down.
     pub stop: watch::Receiver<bool>,
-    /// Where numbers go.
-    pub metrics: Metrics,
 }
 
 impl Pipeline {
@@ -56,13 +54,35 @@ impl Pipeline {
         head::admit(&self.house.room, self.house.request_bytes, announced, Instant::now())
     }
 
+    /// The queue's door, also before the body is read: whoever has no place in it, or no time, need not send it. What else can
+    /// be wrong is told later.
+    pub fn knock(
+        &self,
+        name: &ModelName,
+        version: Option<&Version>,
+        patience: Option<Duration>,
+    ) -> Result<(), Refusal> {
+        let Ok(handle) = self.find(name, version) else { return Ok(()) };
+        let now = Instant::now();
+        let limit = handle.declared().map(|declared| Duration::from_millis(declared.deadline_ms));
+        let time = limit.into_iter().chain(patience).min();
+        handle.queue.knock(time.map(|time| now + time)).inspect_err(|refusal| {
+            handle.served.done(Err(refusal.kind), now.elapsed());
+        })
+    }
+
     /// Runs one request. Dropping the future withdraws it.
-    pub async fn infer(&self, visitor: Visitor, request: InferRequest) -> Result<InferResponse, Refusal> {
+    pub async fn infer(
+        &self,
+        visitor: Visitor,
+        request: InferRequest,
+        trace: &Trace,
+    ) -> Result<InferResponse, Refusal> {
         let arrived = visitor.arrived();
         let handle = self.find(&request.model, request.version.as_ref())?;
-        let result = self.run(handle, visitor, request).await;
+        let result = self.run(handle, visitor, request, trace).await;
         let outcome = result.as_ref().map(drop).map_err(|refusal| refusal.kind);
-        self.house.metrics.request_done(&handle.model, outcome, arrived.elapsed());
+        handle.served.done(outcome, arrived.elapsed());
         result
     }
 
@@ -94,6 +114,7 @@ impl Pipeline {
         handle: &ModelHandle,
         visitor: Visitor,
         request: InferRequest,
+        trace: &Trace,
     ) -> Result<InferResponse, Refusal> {
         match handle.state() {
             State::Failed(_) => return Err(given_up(handle.gate())),
@@ -106,14 +127,19 @@ impl Pipeline {
             Refusal::new(Kind::NotReady, message).retry_after(std::time::Duration::from_secs(1))
         })?;
         let id = request.id.clone();
+        let patience = visitor.patience();
         let (job, wanted, answer) = body::admit(visitor, request, &declared, self.house.slot_bytes)?;
-        let deadline = job.deadline();
-        handle.queue.push(job)?;
+        let (deadline, limit) = (job.deadline(), job.limit());
+        trace.end(Stage::Admit);
+        handle.queue.push(job.traced(trace.clone()))?;
         // A job that was dropped without an answer fell out of the queue because it was late.
         let outputs = match timeout_at(deadline.into(), answer).await {
             Ok(Ok(outputs)) => outputs?,
-            Ok(Err(_)) | Err(_) => return Err(late()),
+            Ok(Err(_)) | Err(_) => {
+                return Err(patience.filter(|_| deadline < limit).map_or_else(late, impatient));
+            }
         };
+        trace.end(Stage::Wake);
         let specs = &declared.signature.outputs;
         let pick = |index: usize| {
             let (spec, tensor) = specs.get(index).zip(outputs.get(index))?;

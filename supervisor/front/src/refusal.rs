@@ -33,6 +33,8 @@ pub enum Kind {
     TooSlow,
     /// There is no room for it now.
     Busy,
+    /// What waits already takes longer than it has.
+    Overload,
     /// The model is not serving now: starting, stopping or given up.
     NotReady,
     /// The model's bytes killed too many workers; nobody is asked for a while.
@@ -84,13 +86,14 @@ impl Refusal {
 
 impl Kind {
     /// Every kind, for tables and tests.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Invalid,
         Self::NotFound,
         Self::Method,
         Self::TooLarge,
         Self::TooSlow,
         Self::Busy,
+        Self::Overload,
         Self::NotReady,
         Self::BreakerOpen,
         Self::Deadline,
@@ -110,6 +113,7 @@ impl Kind {
             Self::TooLarge => "too_large",
             Self::TooSlow => "too_slow",
             Self::Busy => "busy",
+            Self::Overload => "overload",
             Self::NotReady => "not_ready",
             Self::BreakerOpen => "breaker_open",
             Self::Deadline => "deadline",
@@ -125,7 +129,7 @@ impl Kind {
     pub const fn fault(self) -> Fault {
         match self {
             Self::Invalid | Self::NotFound | Self::Method | Self::TooLarge | Self::TooSlow => Fault::Client,
-            Self::Busy | Self::NotReady => Fault::Load,
+            Self::Busy | Self::Overload | Self::NotReady => Fault::Load,
             Self::BreakerOpen
             | Self::Deadline
             | Self::WorkerDied

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use casemate_ipc::convolution::Convolution;
 use casemate_ipc::id::{ModelId, WorkerId};
 use casemate_ipc::launch::RunTimeCode;
 use casemate_ipc::layer::{Reading, Waiver};
@@ -34,6 +35,8 @@ pub struct ModelStatus {
     pub waived: Vec<Waiver>,
     /// Whether its workers may make machine code, as the operator's config says.
     pub run_time_code: RunTimeCode,
+    /// Convolutions that ran without oneDNN's code; of a worker's saying, and within the bounds of the type.
+    pub convolutions: Vec<Convolution>,
     /// What was refused, or ended, since this front started.
     pub violations: Violations,
     /// The breaker of its bytes, once they are known.

@@ -34,6 +34,8 @@ pub struct Subject {
     pub landlock: u32,
     /// Whether it may make machine code.
     pub run_time_code: RunTimeCode,
+    /// Whether its warm-up may, whatever comes afterwards.
+    pub warmed: bool,
 }
 
 /// One reading for each layer, in the order in which they are put on.
@@ -132,12 +134,19 @@ fn speculation(status: &Status) -> Found {
 }
 
 fn core_scheduling(pid: Pid) -> Found {
-    match core_cookie(pid) {
-        Ok(0) => (false, "no cookie".to_owned()),
-        Ok(_) => (true, "a cookie of its own".to_owned()),
-        Err(Errno::ENODEV) => (true, "no core of this host runs two threads".to_owned()),
-        Err(Errno::EINVAL) => (false, "this kernel has no core scheduling".to_owned()),
-        Err(errno) => (false, format!("cannot be read: {errno}")),
+    apart_on_cores(core_cookie(pid), core_cookie(Pid::this()))
+}
+
+/// Whether who has this cookie shares no core with who has the launcher's. No cookie is everybody's.
+fn apart_on_cores(theirs: nix::Result<u64>, ours: nix::Result<u64>) -> Found {
+    match (theirs, ours) {
+        (Ok(0), _) => (false, "no cookie".to_owned()),
+        (Ok(theirs), Ok(ours)) if theirs == ours => (false, "the launcher's own cookie".to_owned()),
+        (Ok(_), Ok(_)) => (true, "a cookie of its own".to_owned()),
+        (Ok(_), Err(errno)) => (false, format!("a cookie, but the launcher's cannot be read: {errno}")),
+        (Err(Errno::ENODEV), _) => (true, "no core of this host runs two threads".to_owned()),
+        (Err(Errno::EINVAL), _) => (false, "this kernel has no core scheduling".to_owned()),
+        (Err(errno), _) => (false, format!("cannot be read: {errno}")),
     }
 }
 
@@ -222,23 +231,28 @@ fn landlock(subject: &Subject, status: &Status) -> Found {
 /// The filters, and what the serving one must have kept from happening: a page of machine code that no file holds.
 fn seccomp(subject: &Subject, status: &Status) -> Found {
     let (holds, evidence) = filters(subject, status);
-    let made = fs::read_to_string(format!("/proc/{}/maps", subject.pid)).map(|maps| count_made_code(&maps));
-    match (made, subject.run_time_code) {
-        (Err(_), _) => (holds, format!("{evidence}; its maps cannot be read")),
-        (Ok(made), RunTimeCode::Allowed) => {
-            (holds, format!("{evidence}; run-time code allowed, {made} mappings of it"))
-        }
-        (Ok(made), RunTimeCode::Refused) => {
-            (holds && made == 0, format!("{evidence}; {made} mappings of run-time code"))
-        }
+    let Ok(maps) = fs::read_to_string(format!("/proc/{}/maps", subject.pid)) else {
+        return (holds, format!("{evidence}; its maps cannot be read"));
+    };
+    let (made, writable) = (count_made_code(&maps, ""), count_made_code(&maps, "w"));
+    match (subject.run_time_code, subject.warmed) {
+        (RunTimeCode::Allowed, _) => (holds, format!("{evidence}; run-time code allowed, {made} mappings of it")),
+        (RunTimeCode::Refused, false) => (holds && made == 0, format!("{evidence}; {made} mappings of run-time code")),
+        // Made before the last filter. That no more came, the filter sees to; that none can be changed is seen here.
+        (RunTimeCode::Refused, true) => (
+            holds && writable == 0,
+            format!("{evidence}; {made} mappings of code from the warm-up, {writable} writable"),
+        ),
     }
 }
 
-/// Executable mappings of no file, in the text of a `/proc/PID/maps`; what the kernel itself puts there does not count.
-fn count_made_code(maps: &str) -> usize {
+/// Executable mappings of no file, in the text of a `/proc/PID/maps`, that also have this permission; what the kernel itself
+/// puts there does not count.
+fn count_made_code(maps: &str, also: &str) -> usize {
     let made = |line: &&str| {
         let mut words = line.split_ascii_whitespace().skip(1);
-        let executable = words.next().is_some_and(|permissions| permissions.contains('x'));
+        let executable =
+            words.next().is_some_and(|permissions| permissions.contains('x') && permissions.contains(also));
         let (inode, name) = (words.nth(2), words.next().unwrap_or(""));
         executable
             && (inode == Some("0") && !matches!(name, "[vdso]" | "[vsyscall]" | "[uprobes]") || name.contains("memfd:"))
@@ -246,9 +260,10 @@ fn count_made_code(maps: &str) -> usize {
     maps.lines().filter(made).count()
 }
 
-/// The stages of a worker that may or may not make code.
-pub fn worker_stages(code: RunTimeCode) -> [Stage; 2] {
+/// The stages of a worker that may or may not make code; `warmed` is one whose warm-up may.
+pub fn worker_stages(code: RunTimeCode, warmed: bool) -> [Stage; 2] {
     Stage::of_worker(match code {
+        RunTimeCode::Refused if warmed => lockdown::RunTimeCode::Warmed,
         RunTimeCode::Refused => lockdown::RunTimeCode::Refused,
         RunTimeCode::Allowed => lockdown::RunTimeCode::Allowed,
     })
@@ -259,7 +274,7 @@ fn filters(subject: &Subject, status: &Status) -> Found {
     let count = |status: &Status| status.words("Seccomp_filters").first().and_then(|word| word.parse::<usize>().ok());
     let own = count(&Status::of("self")).unwrap_or(0);
     let programs = |stage: &Stage| policy::filter(stage.name()).map_or(1, |filter| filter.programs().len());
-    let stages = worker_stages(subject.run_time_code);
+    let stages = worker_stages(subject.run_time_code, subject.warmed);
     let expected = own + stages.iter().map(programs).sum::<usize>();
     let found = count(status).unwrap_or(0);
     let holds = status.is("Seccomp", "2") && found >= expected;
@@ -335,7 +350,18 @@ mod tests {
         let maps = "7f00-7f01 r-xp 00000000 fe:00 5 /lib/libc.so.6\n7f02-7f03 rw-p 00000000 00:00 0 \n\
                     7f04-7f05 r-xp 00000000 00:00 0 [vdso]\n7f06-7f07 rwxp 00000000 00:00 0 \n\
                     7f08-7f09 r-xp 00000000 00:01 9 /memfd:x (deleted)\n7f0a-7f0b r-xp 00000000 00:00 0 [anon:code]\n";
-        assert_eq!(count_made_code(maps), 3);
+        assert_eq!((count_made_code(maps, ""), count_made_code(maps, "w")), (3, 1));
+    }
+
+    #[test]
+    fn only_a_cookie_of_its_own_keeps_a_worker_apart() {
+        let holds = |theirs, ours| apart_on_cores(theirs, ours).0;
+        assert!(holds(Ok(7), Ok(0)) && holds(Ok(7), Ok(8)));
+        assert!(!holds(Ok(0), Ok(0)) && !holds(Ok(0), Ok(8)), "no cookie is everybody's");
+        assert!(!holds(Ok(8), Ok(8)), "the launcher's own, and so that of all that it starts");
+        assert!(!holds(Ok(7), Err(Errno::ESRCH)), "nothing to compare with");
+        assert!(holds(Err(Errno::ENODEV), Err(Errno::ENODEV)), "nobody shares a core there");
+        assert!(!holds(Err(Errno::EINVAL), Err(Errno::EINVAL)) && !holds(Err(Errno::ESRCH), Ok(0)));
     }
 
     /// A process without a cage must not look as if it had one.
@@ -348,6 +374,7 @@ mod tests {
             namespaces: true,
             landlock: 1,
             run_time_code: RunTimeCode::Refused,
+            warmed: false,
         };
         let own = std::fs::File::open("/dev/null").unwrap();
         for reading in read(&subject, None, &own) {

@@ -41,24 +41,38 @@ const BACKLOG: i32 = 1024;
 
 /// Binds and listens.
 pub fn bind_and_listen(address: SocketAddr) -> Result<Listener, BindError> {
-    let fault = |step| {
-        move |errno| match errno {
-            Errno::EADDRINUSE => BindError::Taken(address),
-            errno => BindError::Call { address, step, errno },
-        }
-    };
-    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let socket = socket(family, SockType::Stream, flags, None).map_err(fault("socket"))?;
-    // A restart must not wait until the kernel has forgotten the connections of the last run.
-    setsockopt(&socket, sockopt::ReuseAddr, &true).map_err(fault("SO_REUSEADDR"))?;
-    bind(std::os::fd::AsRawFd::as_raw_fd(&socket), &SockaddrStorage::from(address)).map_err(fault("bind"))?;
+    let fault = |step| refused(address, step);
+    let socket = bound(address)?;
     listen(&socket, Backlog::new(BACKLOG).unwrap_or(Backlog::MAXCONN)).map_err(fault("listen"))?;
     let bound =
         getsockname::<SockaddrStorage>(std::os::fd::AsRawFd::as_raw_fd(&socket)).map_err(fault("getsockname"))?;
     let port = bound.as_sockaddr_in().map(|v4| v4.port()).or(bound.as_sockaddr_in6().map(|v6| v6.port()));
     let address = SocketAddr::new(address.ip(), port.unwrap_or(address.port()));
     Ok(Listener { socket, address })
+}
+
+/// Whether it could, without ever being heard of: nothing listens, not even for a moment.
+pub fn try_bind(address: SocketAddr) -> Result<(), BindError> {
+    bound(address).map(drop)
+}
+
+fn bound(address: SocketAddr) -> Result<OwnedFd, BindError> {
+    let fault = |step| refused(address, step);
+    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = socket(family, SockType::Stream, flags, None).map_err(fault("socket"))?;
+    // A restart must not wait until the kernel has forgotten the connections of the last run.
+    setsockopt(&socket, sockopt::ReuseAddr, &true).map_err(fault("SO_REUSEADDR"))?;
+    bind(std::os::fd::AsRawFd::as_raw_fd(&socket), &SockaddrStorage::from(address)).map_err(fault("bind"))?;
+    Ok(socket)
+}
+
+/// What the kernel's answer to that step means.
+fn refused(address: SocketAddr, step: &'static str) -> impl Fn(Errno) -> BindError {
+    move |errno| match errno {
+        Errno::EADDRINUSE => BindError::Taken(address),
+        errno => BindError::Call { address, step, errno },
+    }
 }
 
 #[cfg(test)]
@@ -72,7 +86,9 @@ mod tests {
         assert_ne!(listener.address.port(), 0);
         TcpStream::connect(listener.address).unwrap();
         assert!(matches!(bind_and_listen(listener.address), Err(BindError::Taken(_))));
+        assert!(matches!(try_bind(listener.address), Err(BindError::Taken(_))));
         drop(listener.socket);
+        try_bind(listener.address).unwrap();
         bind_and_listen(listener.address).unwrap();
     }
 }

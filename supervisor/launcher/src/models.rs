@@ -5,11 +5,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use casemate_config::{Config, Versions};
+use casemate_ipc::convolution;
 use casemate_ipc::id::{ModelId, ModelName, Version};
 use casemate_ipc::shm::seal::{self, SealError};
 use nix::errno::Errno;
@@ -36,6 +37,8 @@ pub struct ModelFiles {
     pub model: OwnedFd,
     /// Its manifest.
     pub manifest: OwnedFd,
+    /// The text with the sizes of its convolutions, unread; empty where there is none.
+    pub shapes: Vec<u8>,
 }
 
 /// Why a model, or the whole store, cannot be used.
@@ -128,8 +131,26 @@ impl Store {
             seal::freeze(name, file, limit).map_err(|source| StoreError::Copy { path, source })
         };
         let manifest = freeze(self.file(model, MANIFEST)?, "casemate-manifest", MANIFEST_MAX)?;
+        let shapes = self.shapes(model)?;
         let model = freeze(self.file(model, MODEL)?, "casemate-model", self.model_bytes)?;
-        Ok(ModelFiles { model, manifest })
+        Ok(ModelFiles { model, manifest, shapes })
+    }
+
+    /// The one file that a model may lack.
+    fn shapes(&self, model: &ModelId) -> Result<Vec<u8>, StoreError> {
+        let (path, file) = match self.file(model, convolution::FILE) {
+            Ok(found) => found,
+            Err(StoreError::Open { errno: Errno::ENOENT, .. }) => return Ok(Vec::new()),
+            Err(error) => return Err(error),
+        };
+        let mut text = Vec::new();
+        let read = file.take(convolution::MAX_TEXT + 1).read_to_end(&mut text);
+        let read = read.map_err(|source| SealError::Call { step: "read", source });
+        match read {
+            Ok(_) if text.len() as u64 <= convolution::MAX_TEXT => Ok(text),
+            Ok(_) => Err(StoreError::Copy { path, source: SealError::TooLong(convolution::MAX_TEXT) }),
+            Err(source) => Err(StoreError::Copy { path, source }),
+        }
     }
 
     /// Proves that a model's files can be opened, without reading them.

@@ -123,3 +123,23 @@ fn nobody_else_may_have_written() {
         assert!(matches!(temp.open("").unwrap().check(&id("a/1")), Err(StoreError::Owner(_))));
     }
 }
+
+#[test]
+fn sizes_come_along_where_there_are_any() {
+    let temp = Temp::new();
+    let folder = temp.model("a/1");
+    let store = temp.open("").unwrap();
+    let shapes = || store.files(&id("a/1")).map(|files| files.shapes);
+    assert_eq!(shapes().unwrap(), b"");
+    let file = folder.join(convolution::FILE);
+    fs::write(&file, b"sha256 00").unwrap();
+    assert_eq!(shapes().unwrap(), b"sha256 00");
+    fs::write(&file, vec![b'#'; 48 * 1024 + 1]).unwrap();
+    assert!(matches!(shapes(), Err(StoreError::Copy { .. })));
+    fs::write(&file, b"sha256 00").unwrap();
+    set_permissions(&file, Permissions::from_mode(0o666)).unwrap();
+    assert!(matches!(shapes(), Err(StoreError::Owner(_))));
+    fs::remove_file(&file).unwrap();
+    symlink(folder.join(MODEL), &file).unwrap();
+    assert!(matches!(shapes(), Err(StoreError::Open { .. })));
+}

@@ -53,6 +53,8 @@ pub struct Spawned {
     pub ceilings: Ceilings,
     /// Whether it may make machine code.
     pub run_time_code: RunTimeCode,
+    /// Whether its warm-up may, whatever comes afterwards.
+    pub warmed: bool,
     /// Its control group, where there is one.
     pub leaf: Option<Leaf>,
     /// The front's end of its channel.
@@ -108,9 +110,10 @@ impl Arenas {
         };
         let none = SealError::Length { found: 0, expected: 2 };
         let [requests, responses] = <[OwnedFd; 2]>::try_from(fds).map_err(|_| none)?;
-        exact(&requests, Sealing::FixedReadOnly, config.requests_of(model))?;
+        exact(&requests, Sealing::Fixed, config.requests_of(model))?;
         exact(&responses, Sealing::Fixed, config.responses_of(model))?;
-        Ok(Self { requests, responses })
+        // A worker can only read what it is asked.
+        Ok(Self { requests: seal::read_only(requests)?, responses })
     }
 }
 
@@ -140,7 +143,9 @@ impl Spawner {
             waived: self.host.missing.clone(),
             run_time_code: settings.run_time_code,
             graph: settings.graph.clone(),
+            shapes: files.shapes,
         };
+        let warmed = !grant.shapes.is_empty();
         let grant = seal::freeze("casemate-grant", &*frame::encode(&grant)?, frame::MAX_FRAME as u64)?;
         let failed = |what| move |source| SpawnError::Descriptor { what, source };
         let (front, channel) = seqpacket::pair::<ToWorker, FromWorker>().map_err(failed("channel"))?;
@@ -179,7 +184,7 @@ impl Spawner {
         };
         let (pid, pidfd) = self.birth(&jail, tracer)?;
         let run_time_code = settings.run_time_code;
-        Ok(Spawned { pid, pidfd, ceilings, run_time_code, leaf, channel: front.into_socket(), log })
+        Ok(Spawned { pid, pidfd, ceilings, run_time_code, warmed, leaf, channel: front.into_socket(), log })
     }
 
     /// What a worker of this model may use.

@@ -147,9 +147,9 @@ impl Workers {
         spawned: Spawned,
         asked: Instant,
     ) -> Answer {
-        let Spawned { pid, pidfd, ceilings, run_time_code, leaf, channel, log } = spawned;
+        let Spawned { pid, pidfd, ceilings, run_time_code, warmed, leaf, channel, log } = spawned;
         let (namespaces, landlock) = (!spawner.host.lacks(Waiver::Namespaces), spawner.host.landlock);
-        let subject = Subject { pid, identity, ceilings, namespaces, landlock, run_time_code };
+        let subject = Subject { pid, identity, ceilings, namespaces, landlock, run_time_code, warmed };
         self.running.insert(worker, Worker { model: model.clone(), pid, pidfd, subject, leaf, berth, asked: false });
         let spawn_us = u64::try_from(asked.elapsed().as_micros()).unwrap_or(u64::MAX);
         let uid = identity.own().map_or("shared".to_owned(), |uid| uid.to_string());

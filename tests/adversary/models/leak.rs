@@ -64,7 +64,8 @@ pub(super) fn all() -> Vec<Entry> {
             }),
             // Without a cage this model is sent the mark itself; in the cage only its neighbour is.
             Free::Answers(|y| y[0] > 0.0),
-            Cage::Answers(|y| y == [0.0; 4]),
+            // Or there is nothing to search, at the edge of a mapping.
+            Cage::Either(&[Cage::Answers(|y| y == [0.0; 4]), Cage::Signal("SIGSEGV")]),
         ),
     ]
 }

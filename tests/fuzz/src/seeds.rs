@@ -49,6 +49,7 @@ pub fn from_worker() -> Vec<FromWorker> {
         FromWorker::Done { batch: BatchId(1), outputs: vec![placed(&[2, 4], 32)], run_us: 55 },
         FromWorker::Failed { batch: BatchId(2), failure: Failure::Memory, detail },
         FromWorker::Pong { token: 7 },
+        FromWorker::Met { convolutions: vec!["conv 8 3 64 1 0 0 224,7,2,3,1 224,7,2,3,1".parse().unwrap()] },
     ]
 }
 
@@ -86,6 +87,25 @@ fn archives(seeds: &mut Vec<Seed>) {
     let constants = [&b"\x80\x02"[..], tensor, b"\x85."].concat();
     add(seeds, "archive_gate", "parts", [b"\0", &data[..], b"\n\0", b"\x80\x02).", b"\n\0", CODE.as_bytes()].concat());
     add(seeds, "archive_gate", "constants", [b"\0", &data[..], b"\n\0", &constants, b"\n\0", CODE.as_bytes()].concat());
+    // A value of each kind that libtorch would take for another without a look.
+    const KINDS: &str = "class B:\n  n : int\n  def f(self: __torch__.B, x: Tensor, n: int=1) -> Tensor:\n    return x\n\
+                         class I(Interface):\n  def f(self, x: Tensor, n: int) -> Tensor:\n    pass\n\
+                         class E(Enum):\n  A = 1\nclass P(NamedTuple):\n  n : int\n  b : Optional[__torch__.B]\n\
+                         class M(Module):\n  i : __torch__.I\n  e : List[__torch__.E]\n  p : __torch__.P\n\
+                         \x20 u : Union[Tuple[int, int], __torch__.B]\n\
+                         \x20 def forward(self: __torch__.M, x: Tensor) -> Tensor:\n    for i in range(10):\n\
+                         \x20     x = (self.i).f(x, i)\n    return x\n";
+    let b = b"c__torch__\nB\n)\x81}(X\x01\0\0\0nK\x01ub";
+    let data = [
+        &b"\x80\x02c__torch__\nM\n)\x81}(X\x01\0\0\0i"[..],
+        b,
+        b"X\x01\0\0\0ectorch.jit._pickle\nrestore_type_tag\n](c__torch__\nE\nK\x01ReX\x11\0\0\0List[__torch__.E]\x86R",
+        b"X\x01\0\0\0pK\x02",
+        b,
+        b"\x86X\x01\0\0\0uK\x01K\x02\x86ub.",
+    ]
+    .concat();
+    add(seeds, "archive_gate", "kinds", [b"\0", &data[..], b"\n\0", b"\x80\x02).", b"\n\0", KINDS.as_bytes()].concat());
     let small = b"class M(Module):\n  def forward(self: __torch__.M, x: Tensor) -> Tensor:\n    return x\n";
     let archive = pack(b"\x80\x02c__torch__\nM\n)\x81}b.", b"\x80\x02).", small);
     add(seeds, "archive_gate", "whole", [&b"\x01"[..], &archive].concat());
@@ -132,6 +152,7 @@ fn contract(seeds: &mut Vec<Seed>) {
         waived: vec![Waiver::Landlock],
         run_time_code: RunTimeCode::Refused,
         graph: GraphPolicy { open: true, extra_ops: vec!["aten::bincount".to_owned()] },
+        shapes: b"sha256 00\nconv 8 3 64 1 0 0 224,7,2,3,1 224,7,2,3,1\n".to_vec(),
     };
     packet(seeds, "launch", "grant", &grant);
     let pong = frame::encode(&FromWorker::Pong { token: 1 }).unwrap();

@@ -1,18 +1,22 @@
 //! The source code of an archive: what it defines, how deep it nests, how large it becomes, what it names.
 //!
 //! It is read as text and never evaluated: [`token`] cuts it, [`depth`] bounds what libtorch's parser does recursively,
-//! [`define`] finds classes and functions, [`body`] follows names and calls through one of them, [`inline`] adds up.
+//! [`trips`] what its loops count to, [`define`] finds classes and functions with their [`signature`]s, [`body`] follows names and
+//! calls through one of them, [`inline`] adds up.
 
 mod body;
 mod define;
 mod depth;
 mod inline;
+mod signature;
 pub mod token;
+mod trips;
 
 use std::collections::{HashMap, HashSet};
 
 use casemate_ipc::work::GateCode::{CodeSize, CodeText};
 
+use self::signature::Signature;
 use crate::refusal::{Refusal, shown};
 
 /// Tokens of all code together.
@@ -47,6 +51,10 @@ pub struct Class {
     pub(crate) enumeration: bool,
     /// Names and types as written.
     pub(crate) attributes: HashMap<String, String>,
+    /// The types of a tuple with names, in their order, each time that one is written.
+    pub(crate) fields: Vec<String>,
+    /// What its methods take and give.
+    pub(crate) signatures: HashMap<String, Signature>,
     methods: HashMap<String, usize>,
 }
 
@@ -123,6 +131,7 @@ impl Code {
             let tokens = token::cut(text, left).map_err(refuse)?;
             left -= tokens.len();
             depth::check(&tokens).map_err(refuse)?;
+            trips::check(text, &tokens).map_err(refuse)?;
             code.define(at, name, &tokens)?;
             sources.push((*name, tokens));
         }

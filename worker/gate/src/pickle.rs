@@ -2,8 +2,10 @@
 //!
 //! libtorch's reader knows no Python, but it trusts the writer: functions are numbers on its stack, a mark may lie below
 //! the stack's end, an odd dictionary reads past it. [`machine`] runs only what `torch.jit.save` writes, and never
-//! recurses; [`global`] names what may be called; [`value`] is the arena that it runs in; [`tag`] reads type names.
+//! recurses; [`global`] names what may be called; [`value`] is the arena that it runs in; [`tag`] reads type names, [`fit`] holds
+//! values against them.
 
+mod fit;
 mod global;
 mod machine;
 mod rebuild;

@@ -458,6 +458,24 @@ fn a_type_is_given_only_so_often() {
     assert!(why.contains("given a type"), "{why}");
 }
 
+#[test]
+fn loops_that_count_too_far_are_refused() {
+    let within = |outer: &str, inner: &str| {
+        body(&format!("for i in range({outer}):\n      for j in range({inner}):\n        x = torch.relu(x)\n    return x"))
+    };
+    for (outer, inner) in [("1000", "1000000"), ("torch.len(x)", "1000000000"), ("0, 10, 2", "int(torch.len(x))")] {
+        strict(&within(outer, inner)).unwrap();
+    }
+    for (outer, inner) in [("1000", "1000001"), ("1000000001", "1"), ("0, 9223372036854775807", "1"), ("10", "99999999999999999999")] {
+        let why = refused(&within(outer, inner), CodeSize);
+        assert!(why.contains("rounds"), "{why}");
+    }
+    // One after the other they are not one in the other; in a list they count too.
+    let after = "for i in range(1000000):\n      x = torch.relu(x)\n    ".repeat(3);
+    strict(&body(&format!("{after}return x"))).unwrap();
+    refused(&body("y = [x for i in range(2000000000)]\n    return x"), CodeSize);
+}
+
 /// By name alone, each could be the other.
 #[test]
 fn two_methods_that_call_their_own_name_are_a_circle() {

@@ -114,20 +114,27 @@ fn records_of_traced_and_of_newer_models_pass() {
 
 #[test]
 fn members_of_enumerations_pass() {
-    let code = "class M(Module):\n  w : __torch__.Color\n  def forward(self: __torch__.M, x: Tensor) -> Tensor:
+    let code = |kind: &str| {
+        format!(
+            "class M(Module):\n  w : {kind}\n  def forward(self: __torch__.M, x: Tensor) -> Tensor:
     w = self.w\n    if torch.eq(w, __torch__.Color.RED):\n      x = torch.add(x, (w).value)\n    return x
-class Color(Enum):\n  RED = 1\n  GREEN = 2\nclass Plain:\n  n : int\n";
-    let held = |value: &[u8]| {
-        let mut parts = archive::with(code, &archive::object(value));
+class Color(Enum):\n  RED = 1\n  GREEN = 2\nclass Plain:\n  n : int\n"
+        )
+    };
+    let held = |kind: &str, value: &[u8]| {
+        let mut parts = archive::with(&code(kind), &archive::object(value));
         parts.retain(|part| part.name != "m/data/0");
         strict(&zip(&parts))
     };
-    held(b"c__torch__\nColor\nK\x01R").unwrap();
-    held(b"ctorch.jit._pickle\nrestore_type_tag\n](c__torch__\nColor\nK\x01ReX\x15\0\0\0List[__torch__.Color]\x86R")
-        .unwrap();
+    held("__torch__.Color", b"c__torch__\nColor\nK\x01R").unwrap();
+    held(
+        "List[__torch__.Color]",
+        b"ctorch.jit._pickle\nrestore_type_tag\n](c__torch__\nColor\nK\x01ReX\x15\0\0\0List[__torch__.Color]\x86R",
+    )
+    .unwrap();
     // No other class is made so, and no enumeration otherwise.
     for odd in [&b"c__torch__\nPlain\nK\x01R"[..], b"c__torch__\nColor\nK\x01\x85R", b"c__torch__\nColor\n)\x81}b"] {
-        assert_eq!(held(odd).unwrap_err().code, GateCode::PickleOpcode);
+        assert_eq!(held("Any", odd).unwrap_err().code, GateCode::PickleOpcode);
     }
 }
 

@@ -1,8 +1,8 @@
 //! `casemate-probe NAME…`: the worker's probes without a cage, each in a process of its own: the positive control of
 //! everything that is said about the cage. Without a name it does all of them.
 //!
-//! `--list NAME…` says what there is instead, a line each: its name, when a worker's script must do it, and what refuses it
-//! in the cage, with tabs between. `--engine` says which engine the worker links, and for which CPU it works here.
+//! `--list NAME…` says what there is instead, a line each, with tabs between: its name, when a worker's script must do it,
+//! what refuses it in the cage, and the number of the call at which a filter stops it, or `-`. `--engine` says which engine the worker links, and for which CPU it works here.
 
 use casemate_worker::engine::{self, shim};
 use casemate_worker::probe::{self, Probe};
@@ -18,7 +18,8 @@ fn main() {
         }
         ["--list", ref names @ ..] => {
             for probe in wanted(names) {
-                say(&[probe.name, probe.at.name(), probe.by.name()]);
+                let stop = probe.stop.map_or("-".to_owned(), |number| number.to_string());
+                say(&[probe.name, probe.at.name(), probe.by.name(), &stop]);
             }
         }
         ref names => {

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 
+use casemate_ipc::convolution::Convolution;
 use casemate_ipc::seqpacket::{Channel, ChannelError};
 use casemate_ipc::shm::arena::{ALIGN, ArenaError, Reader, SlotWriter, Writer};
 use casemate_ipc::tensor::{DType, ModelSignature, Shape, TensorSpec};
@@ -27,6 +28,22 @@ pub trait Engine: Send {
     /// unless it had hooks.
     fn graphs(&self) -> Result<BTreeSet<String>, RunError> {
         Ok(BTreeSet::new())
+    }
+
+    /// Makes a frozen copy, its weights folded into its code, which [`Engine::graphs`] shows too; nothing of it runs yet.
+    fn freeze(&mut self) -> Result<(), RunError> {
+        Err(RunError::Model("this format has no weights to fold".into()))
+    }
+
+    /// Runs the frozen copy beside the original on numbers of our own, and takes its place where the answers are no further
+    /// apart than this, relative to the largest number in them; says how far that is.
+    fn adopt(&mut self, _signature: &ModelSignature, _tolerance: f64) -> Result<f64, RunError> {
+        Err(RunError::Model("nothing is frozen".into()))
+    }
+
+    /// Convolutions that it ran without oneDNN's code since it was last asked.
+    fn met(&mut self) -> Vec<Convolution> {
+        Vec::new()
     }
 
     /// Says a message to the front. Only the scripted engine, which lies on purpose, has its own way.

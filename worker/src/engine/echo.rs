@@ -22,7 +22,7 @@ pub struct Echo {
 
 impl Echo {
     /// Reads the script that stands where a model would.
-    pub fn load(model: &[u8]) -> Result<Self, RunError> {
+    pub(super) fn load(model: &[u8]) -> Result<Self, RunError> {
         let script = Script::parse(model)?;
         let scene = Scene { requests: 0, model: model.as_ptr().expose_provenance() };
         script.act(Moment::Load, 0, &scene)?;

@@ -40,6 +40,25 @@ pub fn ready_thread(threads: u32) -> Result<(), RunError> {
     Ok(())
 }
 
+/// Trusted work between the thread pools and the last filter: machine code from the text of a `model.shapes`. The digest of
+/// the model that it is for; nothing where it is no such text.
+pub fn learn(shapes: &[u8]) -> Option<[u8; 32]> {
+    #[cfg(feature = "torch")]
+    match torchscript::learn(shapes) {
+        Ok(sha256) => return Some(sha256),
+        Err(error) => shim::log(2, format!("model.shapes: {error}; it is left aside\n").as_bytes()),
+    }
+    let _ = shapes;
+    None
+}
+
+/// That was for another model.
+pub fn forget() {
+    shim::log(2, b"model.shapes is of another model; it is left aside\n");
+    #[cfg(feature = "torch")]
+    torchscript::forget();
+}
+
 /// The engine's name and version, if this build has it.
 pub fn platform(format: Format) -> Option<String> {
     match format {
@@ -65,7 +84,7 @@ pub fn load(gated: &Gated<'_>, signature: &ModelSignature) -> Result<Box<dyn Eng
 }
 
 /// The same for bytes that no gate has seen: benches of our own models, and the control of the hostile ones, which must be
-/// seen to do their act. A worker does not come this way.
+/// seen to do their act. A worker does not come this way: `cargo xtask layers` lets nobody else name it.
 pub fn load_unjudged(format: Format, model: &[u8], signature: &ModelSignature) -> Result<Box<dyn Engine>, RunError> {
     match format {
         Format::Echo => Ok(Box::new(echo::Echo::load(model)?)),

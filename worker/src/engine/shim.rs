@@ -9,6 +9,8 @@ use std::ffi::CStr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 #[cfg(feature = "torch")]
+pub mod convolution;
+#[cfg(feature = "torch")]
 pub mod libtorch;
 
 /// One argument of a raw system call. A pointer comes from something that is borrowed, so it outlives the call.

@@ -4,17 +4,21 @@
 //! tch only afterwards. Of tch only what returns an error is called, never what unwraps one.
 
 mod warm;
+mod warmed;
 
 use std::collections::BTreeSet;
 use std::ffi::CString;
 
-use casemate_ipc::tensor::{DType, ModelSignature};
+use casemate_ipc::convolution::Convolution;
+use casemate_ipc::tensor::{DType, ModelSignature, Shape, TensorSpec};
 use tch::{Kind, Tensor};
 
 use super::contract::{Answer, Batch, Engine, RunError};
+use super::shim::convolution;
 use super::shim::libtorch::{self, Fault, Module};
 
 pub use warm::warm_up;
+pub use warmed::{forget, learn};
 
 /// A loaded module.
 #[derive(Debug)]
@@ -43,7 +47,7 @@ pub fn start_threads(threads: u32) -> Result<(), Fault> {
 
 impl TorchScript {
     /// Loads an archive from where it lies.
-    pub fn load(archive: &[u8], signature: &ModelSignature) -> Result<Self, RunError> {
+    pub(super) fn load(archive: &[u8], signature: &ModelSignature) -> Result<Self, RunError> {
         let names = signature.outputs.iter().map(|spec| CString::new(spec.name.as_str()));
         let names = names.collect::<Result<_, _>>().map_err(|e| RunError::Output(e.to_string()))?;
         Ok(Self { module: Module::load(archive)?, names })
@@ -59,6 +63,30 @@ impl Engine for TorchScript {
         Ok(self.module.graphs()?)
     }
 
+    fn freeze(&mut self) -> Result<(), RunError> {
+        Ok(self.module.freeze()?)
+    }
+
+    fn adopt(&mut self, signature: &ModelSignature, tolerance: f64) -> Result<f64, RunError> {
+        let mut last = Err(RunError::Model("it has no inputs".into()));
+        // As in the trial: not every model takes dimensions of one.
+        for free in [1, 8, 64, 224] {
+            let inputs = signature.inputs.iter().map(|spec| numbers(spec, free)).collect::<Result<Vec<_>, _>>()?;
+            last = self.module.adopt(&inputs, &self.names, tolerance).map_err(RunError::from);
+            if !matches!(last, Err(RunError::Model(_))) {
+                break;
+            }
+        }
+        // What the original met says nothing about the copy that runs from now on.
+        self.met();
+        last
+    }
+
+    fn met(&mut self) -> Vec<Convolution> {
+        // What cannot be told is not warmed up, and nothing worse.
+        convolution::met().unwrap_or_default()
+    }
+
     fn run(&mut self, batch: &Batch<'_>, answer: &mut Answer<'_>) -> Result<(), RunError> {
         let mut inputs = Vec::with_capacity(batch.inputs().len());
         for placed in batch.inputs() {
@@ -72,6 +100,25 @@ impl Engine for TorchScript {
         }
         Ok(())
     }
+}
+
+/// One row of an input, its other free dimensions set to `free`: numbers between nought and one, or noughts where a number
+/// could be an index.
+fn numbers(spec: &TensorSpec, free: u64) -> Result<Tensor, RunError> {
+    let dim = |(i, dim): (usize, &Option<u64>)| dim.unwrap_or(if i == 0 { 1 } else { free });
+    let shape = Shape::new(spec.dims.iter().enumerate().map(dim).collect());
+    let shape = shape.map_err(|e| RunError::Output(e.to_string()))?;
+    let fill = |bytes: &mut [u8]| -> Result<(), RunError> {
+        bytes.fill(0);
+        if spec.dtype == DType::Fp32 {
+            for (at, number) in (0_u16..1000).cycle().zip(bytes.chunks_exact_mut(4)) {
+                let value = f32::from(at % 31 * 32 + at % 29) / 1024.0;
+                number.copy_from_slice(&value.to_ne_bytes());
+            }
+        }
+        Ok(())
+    };
+    libtorch::input(kind_of(spec.dtype), &shape, fill)?
 }
 
 impl From<Fault> for RunError {

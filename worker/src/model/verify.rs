@@ -19,6 +19,8 @@ pub struct Verified<'a> {
     pub format: Format,
     /// What the front is told.
     pub declared: Declared,
+    /// Whether the engine freezes it, and how far its answers may then be from those before.
+    pub freeze: Option<f64>,
 }
 
 /// Why a model is refused, for good.
@@ -69,7 +71,7 @@ pub fn verify<'a>(
         sha256,
         platform,
     };
-    Ok(Verified { model, format: manifest.format, declared })
+    Ok(Verified { model, format: manifest.format, declared, freeze: manifest.freeze })
 }
 
 fn hex(digest: &[u8]) -> String {

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use libc as c;
 
-use super::acts::{call, n};
+use super::acts::{call, n, probe};
 use super::{Act, Mechanism, Probe, Scene};
 use crate::engine::script::Moment;
 use crate::engine::shim::{self, Arg, ZERO};
@@ -40,10 +40,12 @@ pub(super) const ALL: &[Probe] = &[
     }),
 ];
 
-/// How a proof looks that does not hold: an act that the cage allows, and one whose control never comes back.
+/// How a proof looks that does not hold: an act that the cage allows, one whose control never comes back, and one that is
+/// stopped before it comes to its own call.
 pub(super) const FAILING: &[Probe] = &[
-    alone("allowed-sched-yield", Mechanism::Seccomp, || call(c::SYS_sched_yield, [])),
-    Probe { prepare: Some(vanish), ..alone("control-vanishes", Mechanism::Seccomp, || call(c::SYS_getpid, [])) },
+    probe("allowed-sched-yield", c::SYS_sched_yield, || call(c::SYS_sched_yield, [])),
+    Probe { prepare: Some(vanish), ..probe("control-vanishes", c::SYS_getpid, || call(c::SYS_getpid, [])) },
+    probe("stopped-elsewhere", c::SYS_getpid, || call(c::SYS_getppid, [])),
 ];
 
 /// More than any worker may have, and less than an address space.
@@ -54,11 +56,11 @@ const DEPTH: usize = 64 << 20;
 const SPIN: Duration = Duration::from_secs(5);
 
 const fn alone(name: &'static str, by: Mechanism, act: fn() -> i64) -> Probe {
-    Probe { name, at: Moment::Run, by, act: Act::Alone(act), prepare: None }
+    Probe { name, at: Moment::Run, by, stop: None, act: Act::Alone(act), prepare: None }
 }
 
 const fn within(name: &'static str, at: Moment, by: Mechanism, act: fn(&Scene) -> i64) -> Probe {
-    Probe { name, at, by, act: Act::Within(act), prepare: None }
+    Probe { name, at, by, stop: None, act: Act::Within(act), prepare: None }
 }
 
 /// Writes one byte.

@@ -13,6 +13,7 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use casemate_ipc::convolution::Convolution;
 use casemate_ipc::frame;
 use casemate_ipc::id::{BatchId, ModelId, WorkerId};
 use casemate_ipc::launch::{Geometry, Grant, GraphPolicy, RunTimeCode};
@@ -48,6 +49,8 @@ pub(crate) struct Birth {
     pub(crate) arguments: Vec<&'static str>,
     /// Which operators the model may use.
     pub(crate) graph: GraphPolicy,
+    /// The text of its `model.shapes`.
+    pub(crate) shapes: Vec<u8>,
     /// Something open at 9, which should not be.
     pub(crate) leak: bool,
     /// In namespaces and a root of its own, so that the whole cage goes on.
@@ -67,6 +70,8 @@ pub(crate) struct Cell {
     born: Instant,
     next: u64,
     status: Option<ExitStatus>,
+    /// Convolutions that it met without oneDNN's code.
+    pub(crate) met: Vec<Convolution>,
 }
 
 /// One tensor.
@@ -111,6 +116,7 @@ impl Birth {
             environment: Vec::new(),
             arguments: Vec::new(),
             graph: GraphPolicy::default(),
+            shapes: Vec::new(),
             leak: false,
             jailed: false,
             traced: false,
@@ -161,12 +167,13 @@ impl Birth {
             waived: if self.jailed { vec![Waiver::OwnIdentity] } else { vec![Waiver::Namespaces, Waiver::OwnIdentity] },
             run_time_code: self.run_time_code,
             graph: self.graph.clone(),
+            shapes: self.shapes.clone(),
         };
         let freeze = |name, bytes: &[u8]| seal::freeze(name, bytes, 1 << 30).unwrap();
         let (front, worker) = seqpacket::pair::<ToWorker, FromWorker>().unwrap();
         let mut fds: Vec<OwnedFd> = vec![
             worker.into_socket(),
-            requests_file,
+            seal::read_only(requests_file).unwrap(),
             responses_file,
             freeze("model", &self.model),
             freeze("manifest", self.manifest_text().as_bytes()),
@@ -218,6 +225,7 @@ impl Birth {
             born,
             next: 1,
             status: None,
+            met: Vec::new(),
         }
     }
 
@@ -283,8 +291,18 @@ impl Cell {
         self.born.elapsed()
     }
 
-    /// The next message; none when the worker has gone.
+    /// The next message; none when the worker has gone. What convolutions it met is kept aside.
     pub(crate) fn try_hear(&mut self) -> Option<FromWorker> {
+        loop {
+            match self.try_hear_any()? {
+                FromWorker::Met { convolutions } => self.met.extend(convolutions),
+                other => return Some(other),
+            }
+        }
+    }
+
+    /// The next message of any kind.
+    pub(crate) fn try_hear_any(&mut self) -> Option<FromWorker> {
         let mut fds = [PollFd::new(self.front.as_fd(), PollFlags::POLLIN)];
         let ready = poll(&mut fds, PollTimeout::from(60_000u16)).unwrap();
         assert!(ready == 1, "the worker says nothing\n{}", self.log());

@@ -5,6 +5,7 @@ pub(crate) mod entry;
 pub(crate) mod inspect;
 pub(crate) mod list;
 pub(crate) mod request;
+pub(crate) mod tune;
 
 use std::fmt;
 
@@ -17,6 +18,8 @@ pub(crate) enum Command {
     List(list::Args),
     /// Show what is in a model file, without loading it
     Inspect(inspect::Args),
+    /// Measure a model in its cage, and write down what makes it faster
+    Tune(tune::Args),
 }
 
 /// A number of bytes, for a person.

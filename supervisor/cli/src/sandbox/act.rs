@@ -13,6 +13,8 @@ pub(crate) struct Act {
     pub(crate) at: String,
     /// What must refuse it.
     pub(crate) by: Mechanism,
+    /// The number of the call that a filter must stop it at; nothing where no filter is to.
+    pub(crate) stop: Option<i64>,
 }
 
 /// What refuses an act.
@@ -67,8 +69,9 @@ impl Act {
     /// Reads a line of the list.
     pub(crate) fn parse(line: &str) -> Option<Self> {
         let mut words = line.split('\t').map(str::to_owned);
-        let (name, at, by) = (words.next()?, words.next()?, words.next()?);
-        Some(Self { name, at, by: Mechanism::parse(&by)? })
+        let (name, at, by, stop) = (words.next()?, words.next()?, Mechanism::parse(&words.next()?)?, words.next()?);
+        let stop = if stop == "-" { None } else { Some(stop.parse().ok()?) };
+        Some(Self { name, at, by, stop })
     }
 
     /// What its worker's model says.
@@ -97,8 +100,13 @@ impl Act {
             return (Outcome::Unproven, format!("{why}; {end}"));
         }
         let expected = match (self.by, caged.returned, &worker.end) {
-            (Mechanism::Seccomp | Mechanism::Door, None, End::Syscall(_))
-            | (Mechanism::Deadline, None, End::Deadline) => true,
+            (Mechanism::Seccomp | Mechanism::Door, None, End::Syscall(refused)) => {
+                if self.stop != Some(refused.number) {
+                    return (Outcome::Unproven, self.elsewhere(refused));
+                }
+                true
+            }
+            (Mechanism::Deadline, None, End::Deadline) => true,
             (Mechanism::Mapping | Mechanism::StackLimit, None, End::Signal { number }) => {
                 *number == Signal::SIGSEGV as i32
             }
@@ -113,6 +121,16 @@ impl Act {
             // Something else ended it first. That may be as good, and is not what is claimed.
             (false, None) => (Outcome::Unproven, end),
         }
+    }
+
+    /// In words, that the filter refused a call, and not the one that the act makes.
+    fn elsewhere(&self, refused: &Refused) -> String {
+        let stop = self.stop.map_or("none".to_owned(), |number| number.to_string());
+        if refused.number < 0 {
+            return format!("killed (SIGSYS) at a call that could not be read; its own is call {stop}");
+        }
+        let name = refused.name.as_deref().filter(|_| self.by == Mechanism::Seccomp).unwrap_or("another");
+        format!("killed (SIGSYS) at call {} ({name}); its own is call {stop}", refused.number)
     }
 
     fn mechanism(&self, end: &End) -> String {
@@ -206,7 +224,8 @@ mod tests {
     use super::*;
 
     fn act(by: &str) -> Act {
-        Act::parse(&format!("x\trun\t{by}")).unwrap()
+        let stop = if matches!(by, "seccomp" | "door") { "257" } else { "-" };
+        Act::parse(&format!("x\trun\t{by}\t{stop}")).unwrap()
     }
 
     fn worker(log: &str, end: End) -> Rehearsal {
@@ -215,7 +234,11 @@ mod tests {
     }
 
     fn sigsys() -> End {
-        End::Syscall(Refused { number: 257, name: Some("openat".into()), arguments: [0; 6], only: None })
+        refused_at(257)
+    }
+
+    fn refused_at(number: i64) -> End {
+        End::Syscall(Refused { number, name: Some("openat".into()), arguments: [0; 6], only: None })
     }
 
     const OUTSIDE: Said = Said { reached: true, returned: Some((3, 0)) };
@@ -249,6 +272,10 @@ mod tests {
         assert_eq!(outcome("seccomp", OUTSIDE, begun, segv), Outcome::Unproven);
         assert_eq!(outcome("seccomp", OUTSIDE, begun, gone), Outcome::Unproven);
         assert_eq!(outcome("seccomp", OUTSIDE, begun, End::Deadline), Outcome::Unproven);
+        // It was stopped at another call than its own, or nobody knows at which.
+        for (by, number) in [("seccomp", 9), ("door", 9), ("seccomp", -1)] {
+            assert_eq!(outcome(by, OUTSIDE, begun, refused_at(number)), Outcome::Unproven, "{by} {number}");
+        }
     }
 
     #[test]

@@ -46,11 +46,13 @@ Examples:
   casemate sandbox prove
   sudo casemate sandbox prove iris --config /etc/casemate/casemate.toml
   casemate sandbox prove --act openat --act mmap-exec
-  casemate sandbox prove --act allowed-sched-yield    an act that the cage allows: how a proof looks that does not hold";
+  casemate sandbox prove --act allowed-sched-yield    an act that the cage allows: how a proof looks that does not hold
+  casemate sandbox prove --act stopped-elsewhere      one that is stopped at another call than its own";
 
 const NOTES: &str = "\
-An act is `held` where the cage refused it by what is named, `NOT HELD` where it came back, and `unproven` where it was \
-never begun, where something else ended it, or where its control outside proves nothing. The exit code is 0 only where \
+An act is `held` where the cage refused it by what is named, a call by its number, `NOT HELD` where it came back, and \
+`unproven` where it was never begun, where something else ended it, another call or one that nobody could read, or where \
+its control outside proves nothing. The exit code is 0 only where \
 every act is held. No act does harm should it succeed. It takes about a minute on two CPUs.";
 
 /// Why nothing is proven.

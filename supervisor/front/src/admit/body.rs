@@ -38,9 +38,12 @@ pub fn admit(
         let message = format!("the tensors have {needed} bytes; at most {slot_bytes} are accepted");
         return Err(Refusal::new(Kind::TooLarge, message));
     }
-    let deadline = visitor.arrived() + Duration::from_millis(declared.deadline_ms);
+    let limit = visitor.arrived() + Duration::from_millis(declared.deadline_ms);
+    // Addition cannot overflow: what a client may say is bounded.
+    let deadline = visitor.patience().map_or(limit, |patience| limit.min(visitor.arrived() + patience));
     let permit = visitor.settle(needed as u64);
-    let (job, answer) = Job::new(inputs, rows, deadline, permit);
+    let (mut job, answer) = Job::new(inputs, rows, deadline, permit);
+    job.run_until(limit);
     Ok((job, wanted, answer))
 }
 

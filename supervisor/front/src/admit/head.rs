@@ -13,6 +13,7 @@ pub struct Visitor {
     permit: Permit,
     arrived: Instant,
     body_limit: u64,
+    patience: Option<Duration>,
 }
 
 /// Admits a head. `announced` is the Content-Length; without one the largest body is set aside until it is known.
@@ -26,13 +27,23 @@ pub fn admit(room: &Arc<Room>, body_limit: u64, announced: Option<u64>, now: Ins
         let message = "the server holds as many bytes of requests as it may (limits.in_flight_bytes); come again";
         Refusal::new(Kind::Busy, message).retry_after(Duration::from_secs(1))
     })?;
-    Ok(Visitor { permit, arrived: now, body_limit })
+    Ok(Visitor { permit, arrived: now, body_limit, patience: None })
 }
 
 impl Visitor {
     /// Most bytes that this request's body may have.
     pub fn body_limit(&self) -> u64 {
         self.body_limit
+    }
+
+    /// How long its client waits, where it has said so.
+    pub fn within(self, patience: Option<Duration>) -> Self {
+        Self { patience, ..self }
+    }
+
+    /// How long its client waits, where it has said so.
+    pub fn patience(&self) -> Option<Duration> {
+        self.patience
     }
 
     /// When its head was there: deadlines count from here.

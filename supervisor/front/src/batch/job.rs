@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 
 use crate::admit::permit::Permit;
 use crate::refusal::Refusal;
+use crate::trace::{Stage, Trace};
 
 /// An admitted request.
 #[derive(Debug)]
@@ -16,9 +17,11 @@ pub struct Job {
     inputs: Vec<Tensor>,
     rows: Option<u64>,
     deadline: Instant,
+    limit: Instant,
     queued: Instant,
     alone: bool,
     begun_again: bool,
+    trace: Trace,
     answer: oneshot::Sender<Result<Vec<Tensor>, Refusal>>,
     /// Freed with the job: a withdrawn request gives its room back when it falls out of the queue.
     _permit: Permit,
@@ -40,19 +43,25 @@ impl Job {
     /// A job, and where its answer will come. Dropping the receiver withdraws the job.
     pub fn new(inputs: Vec<Tensor>, rows: Option<u64>, deadline: Instant, permit: Permit) -> (Self, Answer) {
         let (answer, receiver) = oneshot::channel();
-        (
-            Self {
-                inputs,
-                rows,
-                deadline,
-                queued: Instant::now(),
-                alone: false,
-                begun_again: false,
-                answer,
-                _permit: permit,
-            },
-            receiver,
-        )
+        let (limit, queued, trace) = (deadline, Instant::now(), Trace::default());
+        let (alone, begun_again, _permit) = (false, false, permit);
+        (Self { inputs, rows, deadline, limit, queued, alone, begun_again, trace, answer, _permit }, receiver)
+    }
+
+    /// The same, with marks on its way.
+    pub fn traced(mut self, trace: Trace) -> Self {
+        self.trace = trace;
+        self
+    }
+
+    /// Where its marks go.
+    pub fn trace(&self) -> &Trace {
+        &self.trace
+    }
+
+    /// Its client is less patient than the operator: a run may go on until then, though nobody waits for its answer.
+    pub fn run_until(&mut self, limit: Instant) {
+        self.limit = limit.max(self.deadline);
     }
 
     /// One tensor for each declared input, in that order.
@@ -68,6 +77,12 @@ impl Job {
     /// When the client stops waiting.
     pub fn deadline(&self) -> Instant {
         self.deadline
+    }
+
+    /// When a worker that still runs it is hung. The operator's word; a client that could shorten it could have workers killed
+    /// as it likes.
+    pub fn limit(&self) -> Instant {
+        self.limit
     }
 
     /// When it was admitted.
@@ -104,6 +119,7 @@ impl Job {
 
     /// Answers it; a client that is gone misses nothing.
     pub fn answer(self, result: Result<Vec<Tensor>, Refusal>) {
+        self.trace.end(Stage::Sanitise);
         let _ = self.answer.send(result);
     }
 }

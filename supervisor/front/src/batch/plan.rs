@@ -28,7 +28,10 @@ pub enum Departure {
 
 /// Decides for the first in the queue. It always leaves with the first batch, whatever its size: it was admitted, so it
 /// fits. Others join in their order if they stack, and nobody is overtaken by a later one of the same shape.
-pub fn plan<'a>(waiting: impl IntoIterator<Item = &'a Job>, rule: Rule, now: Instant) -> Departure {
+///
+/// Nobody spends more than half of their time waiting for company, nor so much that two usual `run`s would not fit in what is
+/// left.
+pub fn plan<'a>(waiting: impl IntoIterator<Item = &'a Job>, rule: Rule, run: Duration, now: Instant) -> Departure {
     let mut waiting = waiting.into_iter().enumerate();
     let Some((_, first)) = waiting.next() else {
         return Departure::Empty;
@@ -39,6 +42,7 @@ pub fn plan<'a>(waiting: impl IntoIterator<Item = &'a Job>, rule: Rule, now: Ins
     };
     let mut bytes = first.bytes();
     let mut full = rows >= rule.max_rows;
+    let mut soonest = patience(first, run);
     for (place, job) in waiting {
         if full {
             break;
@@ -55,10 +59,17 @@ pub fn plan<'a>(waiting: impl IntoIterator<Item = &'a Job>, rule: Rule, now: Ins
         }
         (rows, bytes) = (joined, heavier);
         riders.push(place);
+        soonest = soonest.min(patience(job, run));
         full = rows == rule.max_rows;
     }
-    let leave = first.queued() + rule.delay;
+    let leave = (first.queued() + rule.delay).min(soonest);
     if full || now >= leave { Departure::Now(riders) } else { Departure::At(leave) }
+}
+
+/// Until when somebody waits for company at most.
+fn patience(job: &Job, run: Duration) -> Instant {
+    let time = job.deadline().saturating_duration_since(job.queued());
+    job.queued() + time.saturating_sub(run.saturating_mul(2)).min(time / 2)
 }
 
 #[cfg(test)]

@@ -8,14 +8,31 @@ use tokio::sync::Notify;
 
 use super::job::Job;
 use super::plan::{self, Departure, Rule};
+use super::tempo::Tempo;
 use crate::refusal::{Kind, Refusal};
 
 /// The queue of one model. It outlives workers: what waits while one is replaced is run by the next.
 #[derive(Debug)]
 pub struct Queue {
-    waiting: Mutex<VecDeque<Job>>,
-    limit: usize,
+    waiting: Mutex<Waiting>,
+    bounds: Bounds,
     arrived: Notify,
+}
+
+/// What may wait for one model at once.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// Requests.
+    pub jobs: usize,
+    /// Bytes of their tensors. One request is taken in whatever it has, where nobody else waits.
+    pub bytes: u64,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    jobs: VecDeque<Job>,
+    bytes: u64,
+    tempo: Tempo,
 }
 
 /// What [`Queue::depart`] found.
@@ -30,50 +47,77 @@ pub enum Next {
 }
 
 impl Queue {
-    /// A queue for at most `limit` jobs.
-    pub fn new(limit: usize) -> Self {
-        Self { waiting: Mutex::new(VecDeque::new()), limit, arrived: Notify::new() }
+    /// An empty queue.
+    pub fn new(bounds: Bounds) -> Self {
+        Self { waiting: Mutex::default(), bounds, arrived: Notify::new() }
     }
 
-    /// Takes a job in, or says that there is no room.
+    /// Whether somebody with this deadline would be taken in now. Asked before a body is read, so of its bytes nothing is known.
+    pub fn knock(&self, deadline: Option<Instant>) -> Result<(), Refusal> {
+        self.lock().admit(self.bounds, 0, deadline)
+    }
+
+    /// Takes a job in, or says why not.
     pub fn push(&self, job: Job) -> Result<(), Refusal> {
         {
             let mut waiting = self.lock();
-            if waiting.len() >= self.limit {
-                // Somebody who has hung up must not keep out somebody who waits.
-                sweep(&mut waiting, Instant::now());
-            }
-            if waiting.len() >= self.limit {
-                let message = format!("{} requests wait for this model already (limits.queue); come again", self.limit);
-                return Err(Refusal::new(Kind::Busy, message).retry_after(Duration::from_secs(1)));
-            }
-            waiting.push_back(job);
+            waiting.admit(self.bounds, job.bytes(), Some(job.deadline()))?;
+            waiting.bytes = waiting.bytes.saturating_add(job.bytes());
+            waiting.jobs.push_back(job);
         }
         self.arrived.notify_one();
         Ok(())
     }
 
-    /// Puts a job back in front of all others, whatever the limit: it was taken in once already.
+    /// Puts a job back in front of all others, whatever the bounds: it was taken in once already.
     pub fn push_front(&self, job: Job) {
-        self.lock().push_front(job);
+        {
+            let mut waiting = self.lock();
+            // Its batch failed or its worker is gone; the time until the next one leaves says nothing of the model.
+            waiting.tempo.interrupted();
+            waiting.bytes = waiting.bytes.saturating_add(job.bytes());
+            waiting.jobs.push_front(job);
+        }
         self.arrived.notify_one();
     }
 
     /// Lets the next batch go, if it is time.
     pub fn depart(&self, rule: Rule, now: Instant) -> Next {
         let mut waiting = self.lock();
-        sweep(&mut waiting, now);
-        match plan::plan(waiting.iter(), rule, now) {
-            Departure::Empty => Next::Empty,
+        waiting.sweep(now);
+        match plan::plan(waiting.jobs.iter(), rule, waiting.tempo.run(), now) {
+            Departure::Empty => {
+                waiting.tempo.interrupted();
+                Next::Empty
+            }
             Departure::At(time) => Next::At(time),
             Departure::Now(places) => {
                 let mut batch: Vec<Job> = Vec::with_capacity(places.len());
                 // From the back, so that the places in front keep their numbers.
-                batch.extend(places.iter().rev().filter_map(|place| waiting.remove(*place)));
+                batch.extend(places.iter().rev().filter_map(|place| waiting.jobs.remove(*place)));
                 batch.reverse();
+                let bytes = batch.iter().map(Job::bytes).fold(0, u64::saturating_add);
+                waiting.bytes = waiting.bytes.saturating_sub(bytes);
+                let behind = waiting.jobs.len();
+                waiting.tempo.departed(batch.len(), behind, now);
                 Next::Batch(batch)
             }
         }
+    }
+
+    /// A batch of this model ran so long.
+    pub fn ran(&self, run: Duration) {
+        self.lock().tempo.ran(run);
+    }
+
+    /// How long a batch of this model usually runs; zero where none has.
+    pub fn usual_run(&self) -> Duration {
+        self.lock().tempo.run()
+    }
+
+    /// The time until the next batch leaves says nothing of the model: its worker is gone.
+    pub fn interrupted(&self) {
+        self.lock().tempo.interrupted();
     }
 
     /// Waits until a job has come since the last call.
@@ -83,15 +127,20 @@ impl Queue {
 
     /// Refuses everybody who waits.
     pub fn refuse_all(&self, refusal: &Refusal) {
-        let waiting = std::mem::take(&mut *self.lock());
-        for job in waiting {
+        let refused = {
+            let mut waiting = self.lock();
+            waiting.bytes = 0;
+            waiting.tempo.interrupted();
+            std::mem::take(&mut waiting.jobs)
+        };
+        for job in refused {
             job.answer(Err(refusal.clone()));
         }
     }
 
     /// Jobs that wait.
     pub fn len(&self) -> usize {
-        self.lock().len()
+        self.lock().jobs.len()
     }
 
     /// Whether nobody waits.
@@ -99,52 +148,68 @@ impl Queue {
         self.len() == 0
     }
 
-    fn lock(&self) -> MutexGuard<'_, VecDeque<Job>> {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
         // Nothing that runs under this lock leaves the queue half changed.
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Drops jobs that nobody waits for. Their clients have been told by their own clocks, or have hung up.
-fn sweep(waiting: &mut VecDeque<Job>, now: Instant) {
-    waiting.retain(|job| !job.is_gone() && job.deadline() > now);
+// === impl Waiting ===
+
+impl Waiting {
+    /// Whether a job of so many bytes may join.
+    fn admit(&mut self, bounds: Bounds, bytes: u64, deadline: Option<Instant>) -> Result<(), Refusal> {
+        let now = Instant::now();
+        if self.is_full(bounds, bytes) {
+            // Somebody who has hung up must not keep out somebody who waits.
+            self.sweep(now);
+        }
+        if self.is_full(bounds, bytes) {
+            let what = if self.jobs.len() >= bounds.jobs {
+                format!("{} requests wait for this model already (limits.queue)", self.jobs.len())
+            } else {
+                format!("{} bytes wait for this model already (limits.queue_bytes)", self.bytes)
+            };
+            let busy = Refusal::new(Kind::Busy, format!("{what}; come again"));
+            return Err(busy.retry_after(self.until_empty()));
+        }
+        let Some(wait) = self.tempo.wait(self.jobs.len()) else { return Ok(()) };
+        if deadline.is_some_and(|deadline| !self.jobs.is_empty() && now + wait > deadline) {
+            let (ahead, wait) = (self.jobs.len(), wait.as_millis());
+            let message = format!(
+                "{ahead} requests wait for this model, for about {wait} ms: longer than this request may take; come again"
+            );
+            return Err(Refusal::new(Kind::Overload, message).retry_after(self.until_empty()));
+        }
+        Ok(())
+    }
+
+    fn is_full(&self, bounds: Bounds, bytes: u64) -> bool {
+        let heavy = !self.jobs.is_empty() && self.bytes.saturating_add(bytes) > bounds.bytes;
+        self.jobs.len() >= bounds.jobs || heavy
+    }
+
+    /// When to come again: what waits now will have left.
+    fn until_empty(&self) -> Duration {
+        const SOONEST: Duration = Duration::from_secs(1);
+        const LATEST: Duration = Duration::from_secs(60);
+        self.tempo.wait(self.jobs.len()).unwrap_or(SOONEST).clamp(SOONEST, LATEST)
+    }
+
+    /// Drops jobs that nobody waits for. Their clients have been told by their own clocks, or have hung up.
+    fn sweep(&mut self, now: Instant) {
+        let mut dropped = 0u64;
+        self.jobs.retain(|job| {
+            let stays = !job.is_gone() && job.deadline() > now;
+            if !stays {
+                dropped = dropped.saturating_add(job.bytes());
+            }
+            stays
+        });
+        self.bytes = self.bytes.saturating_sub(dropped);
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::admit::permit::Room;
-    use crate::batch::job::Answer;
-
-    fn job(deadline: Duration) -> (Job, Answer) {
-        Job::new(Vec::new(), None, Instant::now() + deadline, Room::new(9).take(1).unwrap())
-    }
-
-    const RULE: Rule = Rule { max_rows: 1, delay: Duration::ZERO, max_bytes: 1000 };
-
-    #[test]
-    fn the_late_and_the_gone_fall_out() {
-        let queue = Queue::new(2);
-        let (late, _a) = job(Duration::ZERO);
-        let (gone, b) = job(Duration::from_secs(9));
-        let (kept, _c) = job(Duration::from_secs(9));
-        queue.push(late).unwrap();
-        queue.push(gone).unwrap();
-        drop(b);
-        queue.push(kept).unwrap();
-        assert_eq!(queue.len(), 1);
-        assert!(matches!(queue.depart(RULE, Instant::now()), Next::Batch(batch) if batch.len() == 1));
-        assert!(matches!(queue.depart(RULE, Instant::now()), Next::Empty));
-    }
-
-    #[test]
-    fn a_full_queue_refuses_at_once() {
-        let queue = Queue::new(1);
-        let (first, _a) = job(Duration::from_secs(9));
-        let (second, _b) = job(Duration::from_secs(9));
-        queue.push(first).unwrap();
-        let refusal = queue.push(second).unwrap_err();
-        assert_eq!(refusal.kind, Kind::Busy);
-        assert!(refusal.retry_after.is_some());
-    }
-}
+#[path = "queue_tests.rs"]
+mod tests;

@@ -26,9 +26,16 @@ pub fn breaker_open(left: Duration) -> Refusal {
     Refusal::new(Kind::BreakerOpen, message).retry_after(left)
 }
 
-/// To everybody whose deadline passed.
+/// To everybody whose deadline passed. The operator's own may be shorter than the manifest's.
 pub fn late() -> Refusal {
     Refusal::new(Kind::Deadline, "no answer before the request's deadline (limits.deadline_ms in the model's manifest)")
+}
+
+/// To a client whose own deadline passed, which came before the operator's.
+pub fn impatient(patience: Duration) -> Refusal {
+    let message =
+        format!("no answer within the {} ms that the client gave it (X-Request-Timeout-Ms)", patience.as_millis());
+    Refusal::new(Kind::Deadline, message)
 }
 
 /// To those whose request ran when its worker died.

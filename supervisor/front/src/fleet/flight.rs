@@ -4,13 +4,15 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use casemate_ipc::id::BatchId;
-use casemate_ipc::shm::arena::ArenaError;
-use casemate_ipc::tensor::{ModelSignature, Shape};
-use casemate_ipc::work::{Placed, ToWorker};
+use casemate_ipc::shm::arena::{ALIGN, ArenaError};
+use casemate_ipc::tensor::{ModelSignature, TensorSpec};
+use casemate_ipc::work::ToWorker;
 
-use super::link::{Link, LinkError};
+use super::link::{Link, LinkError, Load};
 use crate::batch::job::Job;
+use crate::trace::Stage;
 
 /// What one worker has been given and not yet answered.
 #[derive(Debug)]
@@ -57,6 +59,20 @@ pub enum NotGiven {
     Arena(ArenaError, Vec<Job>),
 }
 
+impl Running {
+    /// Bytes of its slot that were used, or some more: each tensor begins at a multiple of [`ALIGN`].
+    pub fn bytes(&self) -> u64 {
+        let tensors: usize = self.jobs.iter().map(|job| job.inputs().len()).sum();
+        let bytes = self.jobs.iter().map(Job::bytes).fold(0, u64::saturating_add);
+        bytes.saturating_add((tensors * ALIGN) as u64)
+    }
+
+    fn overdue(&self, usual: Duration) -> Option<Instant> {
+        let last = self.jobs.iter().map(Job::limit).max()?;
+        Some(last.max(self.since + MOMENT.max(usual.saturating_mul(USUAL_RUNS))))
+    }
+}
+
 impl Flight {
     /// Room for `slots` batches, of which a worker runs `instances` at once. `ahead` is whether one that has to wait for an
     /// instance may be given: not where another worker could begin it at once.
@@ -66,12 +82,12 @@ impl Flight {
     }
 
     /// Writes the jobs into a free slot and gives them to the worker. Nothing is done without a free slot.
-    pub fn give(&mut self, link: &Link, jobs: Vec<Job>, signature: &ModelSignature) -> Result<(), NotGiven> {
+    pub async fn give(&mut self, link: &Link, jobs: Vec<Job>, signature: &ModelSignature) -> Result<(), NotGiven> {
         let Some(slot) = self.free.pop() else {
             return Err(NotGiven::Arena(ArenaError::Slot(u32::MAX), jobs));
         };
         let rows = jobs.iter().map(Job::rows).sum::<Option<u64>>();
-        let inputs = match place(link, slot, &jobs, rows, signature) {
+        let inputs = match link.place(slot, loads(&jobs, rows, signature)).await {
             Ok(inputs) => inputs,
             Err(error) => {
                 self.free.push(slot);
@@ -84,6 +100,7 @@ impl Flight {
             self.free.push(slot);
             return Err(NotGiven::Link(error, jobs));
         }
+        jobs.iter().for_each(|job| job.trace().end(Stage::Place));
         self.running.push_back(Running { batch, slot, jobs, rows, since: Instant::now() });
         Ok(())
     }
@@ -110,21 +127,33 @@ impl Flight {
         self.running.len()
     }
 
+    /// Whether nobody reads or writes a slot.
+    pub fn is_free(&self, slot: u32) -> bool {
+        self.free.contains(&slot)
+    }
+
     /// Whether the worker has nothing to do.
     pub fn is_empty(&self) -> bool {
         self.running.is_empty()
     }
 
-    /// When everybody in a batch that runs now has stopped waiting, and the worker must have answered.
-    pub fn overdue(&self) -> Option<Instant> {
-        self.running.iter().take(self.instances).filter_map(Running::overdue).min()
+    /// When the batch that began last did so: the one that is waited for where there is one instance.
+    pub fn since(&self) -> Option<Instant> {
+        self.running.iter().take(self.instances).map(|running| running.since).max()
+    }
+
+    /// When the operator's time for everybody in a batch that runs now is over, and the worker must have answered. That a
+    /// client waits no longer is no sign of a hanging worker, nor is a batch that was begun just before its deadline: it has
+    /// some of its `usual` runs first.
+    pub fn overdue(&self, usual: Duration) -> Option<Instant> {
+        self.running.iter().take(self.instances).filter_map(|running| running.overdue(usual)).min()
     }
 
     /// Everything that the worker had.
-    pub fn crash(self, now: Instant) -> Crash {
+    pub fn crash(self, usual: Duration, now: Instant) -> Crash {
         let mut crash = Crash { late: Vec::new(), begun: Vec::new(), untouched: Vec::new() };
         for (place, running) in self.running.into_iter().enumerate() {
-            let late = running.overdue().is_some_and(|overdue| overdue <= now);
+            let late = running.overdue(usual).is_some_and(|overdue| overdue <= now);
             let into = match place < self.instances {
                 true if late => &mut crash.late,
                 true => &mut crash.begun,
@@ -136,33 +165,20 @@ impl Flight {
     }
 }
 
-impl Running {
-    fn overdue(&self) -> Option<Instant> {
-        let last = self.jobs.iter().map(Job::deadline).max()?;
-        // Not before it had a moment: a batch begun just before its deadline is no sign of a hanging worker.
-        Some(last.max(self.since + MOMENT))
-    }
-}
-
 const MOMENT: Duration = Duration::from_millis(50);
+const USUAL_RUNS: u32 = 4;
 
-fn place(
-    link: &Link,
-    slot: u32,
-    jobs: &[Job],
-    rows: Option<u64>,
-    signature: &ModelSignature,
-) -> Result<Vec<Placed>, ArenaError> {
-    let mut writer = link.requests.slot(slot)?;
-    let place = |(index, spec): (usize, &casemate_ipc::tensor::TensorSpec)| {
-        let tensors: Vec<_> = jobs.iter().filter_map(|job| job.inputs().get(index)).collect();
-        let parts: Vec<&[u8]> = tensors.iter().map(|t| t.data.as_ref()).collect();
-        let first = tensors.first().map_or_else(Shape::default, |t| t.shape.clone());
+/// What one run takes: of each input, the tensors of all jobs as one.
+fn loads(jobs: &[Job], rows: Option<u64>, signature: &ModelSignature) -> Vec<Load> {
+    let load = |(index, spec): (usize, &TensorSpec)| {
+        let tensors = || jobs.iter().filter_map(|job| job.inputs().get(index));
+        let parts: Vec<Bytes> = tensors().map(|tensor| tensor.data.clone()).collect();
+        let first = tensors().next().map(|tensor| &tensor.shape);
         let shape = match rows {
-            Some(rows) if jobs.len() > 1 => first.with_rows(rows),
-            _ => first,
+            Some(rows) if jobs.len() > 1 => first.map(|shape| shape.with_rows(rows)),
+            _ => first.cloned(),
         };
-        writer.place(spec.dtype, shape, &parts)
+        Load { dtype: spec.dtype, shape: shape.unwrap_or_default(), parts }
     };
-    signature.inputs.iter().enumerate().map(place).collect()
+    signature.inputs.iter().enumerate().map(load).collect()
 }

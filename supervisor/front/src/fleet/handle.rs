@@ -3,7 +3,8 @@
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use casemate_config::model::ModelConfig;
+use casemate_config::model::{Caps, ModelConfig};
+use casemate_ipc::convolution::{Convolution, MAX_CONVOLUTIONS};
 use casemate_ipc::id::{ModelId, WorkerId};
 use casemate_ipc::layer::{Reading, Waiver};
 use casemate_ipc::work::{Declared, GateCode, Step};
@@ -13,8 +14,8 @@ use super::breakers::{Breakers, SharedBreaker};
 use super::cause::Cause;
 use super::printed::Printed;
 use super::violation::{Call, Violation};
-use crate::batch::queue::Queue;
-use crate::metrics::Metrics;
+use crate::batch::queue::{Bounds, Queue};
+use crate::metrics::{Metrics, Served};
 use crate::status::{ModelStatus, OutputStatus, SeatStatus, Seen, State, Violations};
 
 /// One served model. Written by its supervisors alone, each for its own [`super::seat::Seat`].
@@ -24,6 +25,7 @@ pub struct ModelHandle {
     pub model: ModelId,
     /// Requests that wait for it.
     pub queue: Queue,
+    caps: Caps,
     status: RwLock<ModelStatus>,
     /// One for each seat.
     printed: Vec<Mutex<Printed>>,
@@ -34,6 +36,8 @@ pub struct ModelHandle {
     breaker: RwLock<Option<SharedBreaker>>,
     /// Why the gate refused it; said by its worker, but of a closed set.
     gate: OnceLock<GateCode>,
+    /// What every request moves.
+    pub served: Served,
     metrics: Metrics,
 }
 
@@ -43,7 +47,7 @@ impl ModelHandle {
         model: ModelId,
         settings: &ModelConfig,
         waived: Vec<Waiver>,
-        queue: usize,
+        bounds: Bounds,
         breakers: Breakers,
         metrics: Metrics,
     ) -> Arc<Self> {
@@ -57,20 +61,24 @@ impl ModelHandle {
             last_exit: None,
             waived,
             run_time_code: settings.run_time_code,
+            convolutions: Vec::new(),
             violations: Violations::default(),
             breaker: None,
             output: OutputStatus::default(),
         };
         metrics.model_state(&model, &State::Starting);
+        let served = metrics.served(&model);
         Arc::new(Self {
             model,
-            queue: Queue::new(queue),
+            queue: Queue::new(bounds),
+            caps: settings.caps,
             status: RwLock::new(status),
             gate: OnceLock::new(),
             printed: (0..settings.workers).map(|_| Mutex::default()).collect(),
             asking: tokio::sync::Mutex::default(),
             breakers,
             breaker: RwLock::new(None),
+            served,
             metrics,
         })
     }
@@ -113,10 +121,36 @@ impl ModelHandle {
         let _ = self.gate.set(code);
     }
 
-    pub(super) fn verified(&self, declared: Arc<Declared>) {
+    /// What its manifest asks for holds within the operator's bounds.
+    pub(super) fn verified(&self, declared: Declared) {
+        let Caps { batch_size, batch_delay_ms, deadline_ms } = self.caps;
+        let declared = Arc::new(Declared {
+            max_batch_size: declared.max_batch_size.min(batch_size),
+            max_batch_delay_us: declared.max_batch_delay_us.min(batch_delay_ms.saturating_mul(1000)),
+            deadline_ms: declared.deadline_ms.min(deadline_ms),
+            ..declared
+        });
         let breaker = self.breakers.of(declared.sha256);
         *self.breaker.write().unwrap_or_else(PoisonError::into_inner) = Some(breaker);
-        self.write(|s| s.declared = Some(declared));
+        self.write(|s| {
+            if s.declared.as_ref().is_some_and(|before| before.sha256 != declared.sha256) {
+                s.convolutions.clear();
+            }
+            s.declared = Some(declared);
+        });
+    }
+
+    /// Its worker ran these without oneDNN's code.
+    pub(super) fn met(&self, convolutions: Vec<Convolution>) {
+        self.write(|s| {
+            for one in convolutions {
+                if let Some(known) = s.convolutions.iter_mut().find(|known| known.is_like(&one)) {
+                    known.rows = known.rows.max(one.rows);
+                } else if s.convolutions.len() < MAX_CONVOLUTIONS {
+                    s.convolutions.push(one);
+                }
+            }
+        });
     }
 
     /// What its seats come to, for everybody.

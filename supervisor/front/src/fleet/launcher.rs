@@ -136,11 +136,11 @@ impl Launcher {
     }
 
     /// Asks for a worker. One start for a model at a time: its supervisor is the only one who asks.
-    pub async fn start(&self, model: &ModelId, arenas: [OwnedFd; 2]) -> Result<Started, LaunchError> {
+    pub async fn start(&self, model: &ModelId, arenas: &[OwnedFd; 2]) -> Result<Started, LaunchError> {
         let (sender, receiver) = oneshot::channel();
         self.waiting().starts.insert(model.clone(), sender);
         let request = LaunchRequest::Start { model: model.clone() };
-        let [requests, responses] = &arenas;
+        let [requests, responses] = arenas;
         loop {
             let mut ready = self.channel.writable().await.map_err(|_| LaunchError::Gone)?;
             match ready.get_inner().send_with(&request, &[requests.as_fd(), responses.as_fd()]) {

@@ -1,24 +1,45 @@
 //! The front's end of one worker: its socket, as an async channel, and its arenas.
 
 use std::io;
+use std::sync::Arc;
+use std::time::Instant;
 
+use bytes::Bytes;
 use casemate_ipc::seqpacket::{Channel, ChannelError, PacketBuffer};
-use casemate_ipc::shm::arena::{Reader, Writer};
-use casemate_ipc::work::{FromWorker, MAX_DETAIL, ToWorker};
+use casemate_ipc::shm::arena::{ArenaError, Reader, Writer};
+use casemate_ipc::tensor::{DType, Shape};
+use casemate_ipc::work::{Declared, FromWorker, MAX_DETAIL, Placed, ToWorker};
 use thiserror::Error;
 use tokio::io::unix::AsyncFd;
+use tokio::task::yield_now;
 
 use super::registered;
+use super::sanitise::{Unbelieved, sanitise};
+use crate::batch::job::Tensor;
+use crate::desk::Desk;
 
 /// One worker's channel and memory.
 #[derive(Debug)]
 pub struct Link {
     channel: AsyncFd<Channel<ToWorker, FromWorker>>,
     /// Where batches go.
-    pub requests: Writer,
+    requests: Arc<Writer>,
     /// Where answers come.
-    pub responses: Reader,
+    responses: Arc<Reader>,
+    /// Where large ones are copied.
+    desk: Desk,
     buffer: PacketBuffer,
+}
+
+/// One input of a run.
+#[derive(Debug)]
+pub struct Load {
+    /// Its type.
+    pub dtype: DType,
+    /// Its shape, over all parts.
+    pub shape: Shape,
+    /// Its bytes, in order.
+    pub parts: Vec<Bytes>,
 }
 
 /// Why nothing more can come over a link.
@@ -34,9 +55,40 @@ pub enum LinkError {
 
 impl Link {
     /// Takes a worker's channel over.
-    pub fn new(channel: Channel<ToWorker, FromWorker>, requests: Writer, responses: Reader) -> io::Result<Self> {
+    pub fn new(
+        channel: Channel<ToWorker, FromWorker>,
+        requests: Writer,
+        responses: Reader,
+        desk: Desk,
+    ) -> io::Result<Self> {
         channel.set_nonblocking()?;
-        Ok(Self { channel: registered::register(channel)?, requests, responses, buffer: PacketBuffer::default() })
+        let (requests, responses) = (Arc::new(requests), Arc::new(responses));
+        let channel = registered::register(channel)?;
+        Ok(Self { channel, requests, responses, desk, buffer: PacketBuffer::default() })
+    }
+
+    /// Lays the inputs of a run into a slot that the worker does not have.
+    pub async fn place(&self, slot: u32, loads: Vec<Load>) -> Result<Vec<Placed>, ArenaError> {
+        let bytes = loads.iter().flat_map(|load| &load.parts).map(Bytes::len).fold(0, usize::saturating_add);
+        let requests = Arc::clone(&self.requests);
+        let placed = self.desk.run_if(bytes > LARGE, move || fill(&requests, slot, loads)).await;
+        placed.unwrap_or(Err(ArenaError::Slot(slot)))
+    }
+
+    /// The outputs of a run, copied out of the slot and checked.
+    pub async fn take(
+        &self,
+        slot: u32,
+        placed: Vec<Placed>,
+        declared: &Arc<Declared>,
+        rows: Option<u64>,
+    ) -> Result<Vec<Tensor>, Unbelieved> {
+        // The worker's own figures; whatever they are, they only say where the work is done.
+        let bytes = placed.iter().fold(0, |sum: u64, tensor| sum.saturating_add(tensor.bytes));
+        let (responses, declared) = (Arc::clone(&self.responses), Arc::clone(declared));
+        let work = move || sanitise(&responses, slot, &placed, &declared, rows);
+        let taken = self.desk.run_if(bytes > LARGE as u64, work).await;
+        taken.unwrap_or_else(|| Err(Unbelieved::Lie("its answer could not be read".to_owned())))
     }
 
     /// The next message. Safe to drop half way: a packet is taken whole or not at all.
@@ -53,6 +105,19 @@ impl Link {
         }
     }
 
+    /// The next message, looked out for until then, and slept over afterwards. Whatever else there is to do is done between
+    /// two looks.
+    pub async fn receive_soon(&mut self, until: Option<Instant>) -> Result<FromWorker, LinkError> {
+        while until.is_some_and(|until| Instant::now() < until) {
+            tokio::select! {
+                biased;
+                message = self.receive() => return message,
+                () = yield_now() => {}
+            }
+        }
+        self.receive().await
+    }
+
     /// Sends a message at once. A worker whose socket is full has stopped reading: never more than a few messages are
     /// on their way to an honest one.
     pub fn send(&self, message: &ToWorker) -> Result<(), LinkError> {
@@ -66,6 +131,18 @@ impl Link {
         }
     }
 }
+
+fn fill(requests: &Writer, slot: u32, loads: Vec<Load>) -> Result<Vec<Placed>, ArenaError> {
+    let mut slot = requests.slot(slot)?;
+    let place = |Load { dtype, shape, parts }| {
+        let parts: Vec<&[u8]> = parts.iter().map(Bytes::as_ref).collect();
+        slot.place(dtype, shape, &parts)
+    };
+    loads.into_iter().map(place).collect()
+}
+
+/// More is not copied by the reactor's thread.
+const LARGE: usize = 1 << 20;
 
 fn bounded(message: FromWorker) -> Result<FromWorker, LinkError> {
     match &message {

@@ -21,5 +21,7 @@ pub mod sanitise;
 pub mod seat;
 pub mod supervise;
 pub mod tenure;
+pub mod tide;
 pub mod turn;
+pub mod vigil;
 pub mod violation;

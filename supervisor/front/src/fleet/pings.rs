@@ -2,16 +2,16 @@
 
 use std::time::{Duration, Instant};
 
-use casemate_ipc::work::ToWorker;
-use tokio::time::sleep_until;
-
 use super::link::Link;
+use crate::alarm::Alarm;
+use casemate_ipc::work::ToWorker;
 
 /// What was asked, and when the next question is due.
 #[derive(Debug)]
 pub struct Pings {
     pause: Duration,
     next: Instant,
+    alarm: Alarm,
     asked: Option<u64>,
     token: u64,
     missed: u32,
@@ -20,12 +20,12 @@ pub struct Pings {
 impl Pings {
     /// The first question comes after one pause.
     pub fn new(pause: Duration) -> Self {
-        Self { pause, next: Instant::now() + pause, asked: None, token: 0, missed: 0 }
+        Self { pause, next: Instant::now() + pause, alarm: Alarm::new(), asked: None, token: 0, missed: 0 }
     }
 
     /// Waits until the next question is due.
-    pub async fn due(&self) {
-        sleep_until(self.next.into()).await;
+    pub async fn due(&mut self) {
+        self.alarm.ring(Some(self.next)).await;
     }
 
     /// Asks again; false once two questions went unanswered.

@@ -62,7 +62,7 @@ pub fn sanitise(
             );
             return Err(Unbelieved::Undeclared(message));
         }
-        if spec.dtype == DType::Bool && data.iter().any(|b| *b > 1) {
+        if spec.dtype == DType::Bool && first(&data, |[b]| b > 1).is_some() {
             return Err(Unbelieved::Lie(format!("output {:?} holds a BOOL that is neither 0 nor 1", spec.name)));
         }
         outputs.push(Tensor { shape: place.shape.clone(), data: Bytes::from(data) });
@@ -92,12 +92,21 @@ pub fn check_declared(declared: &Declared) -> Result<(), String> {
 /// The first element whose exponent bits are all set. Works on the bytes, so that no type is converted.
 fn first_non_finite(dtype: DType, data: &[u8]) -> Option<usize> {
     match dtype {
-        DType::Fp32 => data.as_chunks().0.iter().position(|b| !f32::from_le_bytes(*b).is_finite()),
-        DType::Fp64 => data.as_chunks().0.iter().position(|b| !f64::from_le_bytes(*b).is_finite()),
-        DType::Fp16 => data.as_chunks().0.iter().position(|b| u16::from_le_bytes(*b) & 0x7c00 == 0x7c00),
-        DType::Bf16 => data.as_chunks().0.iter().position(|b| u16::from_le_bytes(*b) & 0x7f80 == 0x7f80),
+        DType::Fp32 => first(data, |b| u32::from_le_bytes(b) & 0x7f80_0000 == 0x7f80_0000),
+        DType::Fp64 => first(data, |b| u64::from_le_bytes(b) & 0x7ff0_0000_0000_0000 == 0x7ff0_0000_0000_0000),
+        DType::Fp16 => first(data, |b| u16::from_le_bytes(b) & 0x7c00 == 0x7c00),
+        DType::Bf16 => first(data, |b| u16::from_le_bytes(b) & 0x7f80 == 0x7f80),
         _ => None,
     }
+}
+
+/// The first element that is bad. Looks at whole blocks without leaving one early, which is what lets the compiler compare
+/// many elements at once.
+fn first<const N: usize>(data: &[u8], bad: impl Fn([u8; N]) -> bool) -> Option<usize> {
+    const BLOCK: usize = 256;
+    let any = |block: &[[u8; N]]| block.iter().fold(false, |any, element| any | bad(*element));
+    let (index, block) = data.as_chunks().0.chunks(BLOCK).enumerate().find(|(_, block)| any(block))?;
+    block.iter().position(|element| bad(*element)).map(|at| index * BLOCK + at)
 }
 
 #[cfg(test)]
@@ -153,6 +162,17 @@ mod tests {
         assert!(lie(answer("y:bool[-1]", DType::Bool, &[1], &[2], 1)));
         let (reader, _file) = arena::responses(GEOMETRY).unwrap();
         assert!(lie(sanitise(&reader, 0, &[], &declared("y:f32[-1]"), Some(1))));
+    }
+
+    #[test]
+    fn the_first_bad_element_is_found_wherever_it_lies() {
+        let good = [1.5f32, f32::MAX, -0.0, f32::MIN_POSITIVE / 2.0].map(f32::to_le_bytes);
+        let mut data: Vec<u8> = (0..1000).flat_map(|i| good[i % 4]).collect();
+        assert_eq!(first_non_finite(DType::Fp32, &data), None);
+        for at in [999, 600, 256, 255, 0] {
+            data[at * 4..][..4].copy_from_slice(&f32::NEG_INFINITY.to_le_bytes());
+            assert_eq!(first_non_finite(DType::Fp32, &data), Some(at));
+        }
     }
 
     #[test]

@@ -21,7 +21,10 @@ use super::link::Link;
 use super::output;
 use super::seat::Seat;
 use super::tenure::{End, Tenure};
+use super::tide::Tides;
 use super::turn::Turns;
+use super::vigil::Vigil;
+use crate::desk::Desk;
 use crate::metrics::Metrics;
 use crate::status::State;
 
@@ -42,8 +45,14 @@ pub struct Terms {
     pub load: Duration,
     /// Pause between two questions to an idle worker.
     pub ping: Duration,
+    /// How long to look out for an answer before sleeping over it.
+    pub vigil: Duration,
+    /// How long pages of its arenas that no request needs are kept.
+    pub arena_rest: Duration,
     /// Failed starts in a row after which a model is given up.
     pub attempts: u32,
+    /// Where large tensors are copied.
+    pub desk: Desk,
     /// Bytes of a worker's output that reach the log in a second.
     pub log_bytes_per_second: u64,
 }
@@ -204,8 +213,9 @@ async fn appoint(
     let stillborn = |reason: String| Ended::By(lifecycle::End::Stillborn, Cause::spawn(&reason));
     let (requests, requests_file) = arena::requests(terms.requests).map_err(|e| stillborn(e.to_string()))?;
     let (responses, responses_file) = arena::responses(terms.responses).map_err(|e| stillborn(e.to_string()))?;
+    let files = [requests_file, responses_file];
     let asking = handle.asking.lock().await;
-    let started = launcher.start(&handle.model, [requests_file, responses_file]).await;
+    let started = launcher.start(&handle.model, &files).await;
     drop(asking);
     let started = started.map_err(|error| {
         let end = match &error {
@@ -219,25 +229,27 @@ async fn appoint(
     seat.started(worker, pid, uid);
     let limit = terms.log_bytes_per_second;
     *printing = Some(tokio::spawn(output::drain(output, seat.clone(), worker, limit, metrics.clone())));
-    let link = Link::new(Channel::new(channel), requests, responses).map_err(|e| stillborn(e.to_string()))?;
+    let link = Link::new(Channel::new(channel), requests, responses, terms.desk.clone())
+        .map_err(|e| stillborn(e.to_string()))?;
     let Geometry { slots, slot_bytes } = terms.requests;
-    let (handle, seat, launcher, metrics) = (Arc::clone(handle), seat.clone(), launcher.clone(), metrics.clone());
-    // With one worker, the batch that waits in its arena waits for the first instance that is free, wherever it lies.
-    let (instances, ahead, ping, verified) = (terms.instances, terms.workers == 1, terms.ping, false);
+    let (handle, seat, launcher) = (Arc::clone(handle), seat.clone(), launcher.clone());
     Ok(Tenure {
         worker,
         handle,
         seat,
         launcher,
         link,
+        tides: Tides::new(files, slots, [slot_bytes, terms.responses.slot_bytes], terms.arena_rest),
         exit,
-        verified,
+        verified: false,
+        said: 0,
         slots,
-        instances,
-        ahead,
+        instances: terms.instances,
+        // With one worker, the batch that waits in its arena waits for the first instance that is free, wherever it lies.
+        ahead: terms.workers == 1,
         slot_bytes,
-        ping,
-        metrics,
+        ping: terms.ping,
+        vigil: Vigil::new(terms.vigil),
     })
 }
 

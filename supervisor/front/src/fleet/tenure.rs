@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use casemate_ipc::convolution::MAX_SAID;
 use casemate_ipc::id::{BatchId, WorkerId};
 use casemate_ipc::launch::ExitCause;
 use casemate_ipc::work::{Declared, Failure, FromWorker, Inside, Placed, Step, ToWorker};
 use tokio::sync::watch;
-use tokio::time::{sleep_until, timeout, timeout_at};
+use tokio::time::{timeout, timeout_at};
 
 use super::cause::Cause;
 use super::excuse;
@@ -18,16 +19,19 @@ use super::link::{Link, LinkError};
 use super::pings::Pings;
 use super::sanitise::{self, Unbelieved};
 use super::seat::Seat;
+use super::tide::Tides;
 use super::turn::Turn;
+use super::vigil::Vigil;
 use super::violation::Violation;
+use crate::alarm::Alarm;
 use crate::batch::job::Job;
 use crate::batch::plan::Rule;
 use crate::batch::queue::Next;
 use crate::batch::split;
-use crate::metrics::Metrics;
 use crate::refusal::{Kind, Refusal};
 use crate::status::tally::Tally;
 use crate::telemetry;
+use crate::trace::Stage;
 
 /// A worker, and what its supervisor knows about it.
 #[derive(Debug)]
@@ -42,10 +46,14 @@ pub struct Tenure {
     pub launcher: Launcher,
     /// Its channel and arenas.
     pub link: Link,
+    /// How far its arenas are filled.
+    pub tides: Tides,
     /// How it will have ended.
     pub exit: Exit,
     /// Whether it has said that its model is verified.
     pub verified: bool,
+    /// How many convolutions it has told of.
+    pub said: usize,
     /// Slots of its arenas.
     pub slots: u32,
     /// Batches that it runs at once.
@@ -56,8 +64,8 @@ pub struct Tenure {
     pub slot_bytes: u64,
     /// Pause between two questions to an idle worker.
     pub ping: Duration,
-    /// Where numbers go.
-    pub metrics: Metrics,
+    /// How long to look out for its answers.
+    pub vigil: Vigil,
 }
 
 /// How a tenure ended.
@@ -83,7 +91,7 @@ impl Tenure {
             // The next thing it does is up to the model.
             drop(turn);
             sanitise::check_declared(&declared).map_err(|e| End::Lost(Cause::protocol(&e)))?;
-            self.handle.verified(Arc::new(declared));
+            self.handle.verified(declared);
             self.verified = true;
             match self.next().await? {
                 FromWorker::Ready { load_us } => {
@@ -109,7 +117,9 @@ impl Tenure {
         };
         let mut flight = Flight::new(self.slots, self.instances, self.ahead);
         let end = self.run(&declared, &mut flight, tally, stop, &mut answered).await;
-        self.leave(flight.crash(Instant::now()), &end);
+        let usual = self.handle.queue.usual_run();
+        self.handle.queue.interrupted();
+        self.leave(flight.crash(usual, Instant::now()), &end);
         end
     }
 
@@ -135,7 +145,7 @@ impl Tenure {
 
     async fn run(
         &mut self,
-        declared: &Declared,
+        declared: &Arc<Declared>,
         flight: &mut Flight,
         tally: &Tally,
         stop: &mut watch::Receiver<bool>,
@@ -148,6 +158,7 @@ impl Tenure {
         };
         let together = rule.max_rows > 1;
         let mut pings = Pings::new(self.ping);
+        let (mut too_long, mut together_by, mut ebbs) = (Alarm::new(), Alarm::new(), Alarm::new());
         loop {
             let mut company = None;
             while flight.has_room(together) {
@@ -158,7 +169,7 @@ impl Tenure {
                         break;
                     }
                     Next::Batch(jobs) => {
-                        if let Some(end) = self.give(flight, tally, jobs, declared) {
+                        if let Some(end) = self.give(flight, tally, jobs, declared).await {
                             return end;
                         }
                     }
@@ -168,19 +179,22 @@ impl Tenure {
                 return self.drain().await;
             }
             let room = flight.has_room(together);
-            let overdue = flight.overdue();
+            let overdue = flight.overdue(self.handle.queue.usual_run());
+            let vigil = flight.since().and_then(|since| self.vigil.until(since));
+            let ebb = self.tides.due();
             tokio::select! {
                 biased;
-                message = self.link.receive() => {
+                message = self.link.receive_soon(vigil) => {
                     let end = self.hear(message, flight, declared, &mut pings, answered).await;
                     tally.now(flight.len());
                     if let Some(end) = end {
                         return end;
                     }
                 }
-                () = until(overdue) => return End::Lost(Cause::deadline("no answer at the request's deadline")),
+                () = too_long.ring(overdue) => return End::Lost(Cause::deadline("no answer at the request's deadline")),
                 () = self.handle.queue.arrival(), if room => {}
-                () = until(company) => {}
+                () = together_by.ring(company) => {}
+                () = ebbs.ring(ebb) => self.tides.ebb(|slot| flight.is_free(slot), Instant::now()),
                 _ = stop.changed() => {}
                 () = pings.due(), if flight.is_empty() => {
                     if !pings.ask(&self.link) {
@@ -191,12 +205,19 @@ impl Tenure {
         }
     }
 
-    fn give(&mut self, flight: &mut Flight, tally: &Tally, jobs: Vec<Job>, declared: &Declared) -> Option<End> {
+    async fn give(
+        &mut self,
+        flight: &mut Flight,
+        tally: &Tally,
+        jobs: Vec<Job>,
+        declared: &Arc<Declared>,
+    ) -> Option<End> {
         let now = Instant::now();
         for job in &jobs {
-            self.metrics.request_waited(&self.handle.model, now.saturating_duration_since(job.queued()));
+            self.handle.served.waited(now.saturating_duration_since(job.queued()));
+            job.trace().end(Stage::Queue);
         }
-        match flight.give(&self.link, jobs, &declared.signature) {
+        match flight.give(&self.link, jobs, &declared.signature).await {
             Ok(()) => {
                 tally.given(flight.len());
                 None
@@ -225,13 +246,13 @@ impl Tenure {
         &mut self,
         message: Result<FromWorker, LinkError>,
         flight: &mut Flight,
-        declared: &Declared,
+        declared: &Arc<Declared>,
         pings: &mut Pings,
         answered: &mut impl FnMut(),
     ) -> Option<End> {
         match message {
             Ok(FromWorker::Done { batch, outputs, run_us }) => {
-                let end = self.done(batch, &outputs, run_us, flight, declared);
+                let end = self.done(batch, outputs, run_us, flight, declared).await;
                 if end.is_none() {
                     answered();
                 }
@@ -246,6 +267,7 @@ impl Tenure {
                 if failure == Failure::Memory {
                     self.seat.violated(&Violation::memory(), "an allocation beyond the limit was refused; it goes on");
                 }
+                self.tides.landed(running.slot, [running.bytes(), 0], Instant::now());
                 self.fail(running, &excuse::failed(failure));
                 answered();
                 None
@@ -257,26 +279,39 @@ impl Tenure {
                     Some(End::Lost(Cause::protocol("an answer to a question that was not asked")))
                 }
             }
+            Ok(FromWorker::Met { convolutions }) => {
+                self.said = self.said.saturating_add(convolutions.len().max(1));
+                if self.said > MAX_SAID || convolutions.iter().any(|one| one.check().is_err()) {
+                    return Some(End::Lost(Cause::protocol("convolutions beyond all bounds")));
+                }
+                self.handle.met(convolutions);
+                None
+            }
             Ok(other) => Some(out_of_turn(&other)),
             Err(error) => Some(self.gone(error).await),
         }
     }
 
-    fn done(
-        &self,
+    async fn done(
+        &mut self,
         batch: BatchId,
-        placed: &[Placed],
+        placed: Vec<Placed>,
         run_us: u64,
         flight: &mut Flight,
-        declared: &Declared,
+        declared: &Arc<Declared>,
     ) -> Option<End> {
         let Some(running) = flight.land(batch) else {
             return Some(wrong_batch(batch));
         };
+        self.vigil.learn(running.since.elapsed());
         // The worker's own figure, but never more than the front has waited.
         let ran = Duration::from_micros(run_us).min(running.since.elapsed());
-        self.metrics.batch_ran(&self.handle.model, running.rows.unwrap_or(1), ran);
-        match sanitise::sanitise(&self.link.responses, running.slot, placed, declared, running.rows) {
+        self.handle.queue.ran(ran);
+        let answer = placed.iter().map(|p| p.offset.saturating_add(p.bytes)).max().unwrap_or(0);
+        self.tides.landed(running.slot, [running.bytes(), answer], Instant::now());
+        self.handle.served.ran(running.rows.unwrap_or(1), ran);
+        running.jobs.iter().for_each(|job| job.trace().ran(ran));
+        match self.link.take(running.slot, placed, declared, running.rows).await {
             Ok(outputs) => match split::split(&running.jobs, &outputs) {
                 Some(parts) => {
                     for (job, part) in running.jobs.into_iter().zip(parts) {
@@ -375,13 +410,6 @@ fn part((mut yes, mut no): (Vec<Job>, Vec<Job>), (again, job): (bool, Job)) -> (
     (yes, no)
 }
 
-async fn until(time: Option<Instant>) {
-    match time {
-        Some(time) => sleep_until(time.into()).await,
-        None => std::future::pending().await,
-    }
-}
-
 fn out_of_turn(message: &FromWorker) -> End {
     let what = match message {
         FromWorker::Verified { .. } => "Verified",
@@ -391,6 +419,7 @@ fn out_of_turn(message: &FromWorker) -> End {
         FromWorker::Done { .. } => "Done",
         FromWorker::Failed { .. } => "Failed",
         FromWorker::Pong { .. } => "Pong",
+        FromWorker::Met { .. } => "Met",
     };
     End::Lost(Cause::protocol(&format!("{what} out of turn")))
 }

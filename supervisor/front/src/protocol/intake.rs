@@ -3,16 +3,22 @@
 
 use std::time::Duration;
 
-use axum::body::{Body, HttpBody};
-use axum::extract::Request;
-use axum::http::{HeaderMap, header};
+use axum::body::HttpBody;
+use axum::http::{HeaderMap, HeaderName, header};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
+use tokio::time::timeout;
 
 use crate::admit::head::Visitor;
+use crate::desk::Desk;
+use crate::fleet::excuse::impatient;
 use crate::metrics::Metrics;
 use crate::pipeline::Pipeline;
 use crate::refusal::{Kind, Refusal};
+use crate::trace::{Stage, Trace};
+
+/// By this a request asks where its time went.
+pub const TRACE: HeaderName = HeaderName::from_static("x-casemate-trace");
 
 /// What the routes share; cheap to clone.
 #[derive(Debug, Clone)]
@@ -21,6 +27,10 @@ pub struct Intake {
     pub pipeline: Pipeline,
     /// Every number that is published.
     pub metrics: Metrics,
+    /// Whether a request may ask where its time went.
+    pub trace: bool,
+    /// Where large texts are read and written.
+    pub desk: Desk,
     /// How long a body may take.
     pub body_time: Duration,
 }
@@ -34,19 +44,31 @@ pub struct Taken {
     pub headers: HeaderMap,
     /// Its whole body.
     pub body: Bytes,
+    /// Where its time goes, if it may know.
+    pub trace: Trace,
 }
 
 impl Intake {
-    /// Admits a request and reads its body.
-    pub async fn take(&self, request: Request) -> Result<Taken, Refusal> {
+    /// Admits a request and reads its body. `patience` is how long its client waits, where it has said so.
+    pub async fn take<B>(&self, request: hyper::Request<B>, patience: Option<Duration>) -> Result<Taken, Refusal>
+    where
+        B: HttpBody<Data = Bytes> + Unpin,
+    {
         let (head, body) = request.into_parts();
+        let trace = self.trace && head.headers.contains_key(TRACE);
+        let trace = if trace { Trace::begin() } else { Trace::default() };
         refuse_encodings(&head.headers)?;
         // What hyper will deliver: the Content-Length, or nothing for a chunked body, whatever other headers say.
         let announced = HttpBody::size_hint(&body).exact();
-        let visitor = self.pipeline.enter(announced)?;
-        let body = collect(body, announced, visitor.body_limit(), self.body_time).await?;
+        let visitor = self.pipeline.enter(announced)?.within(patience);
+        let reading = collect(body, announced, visitor.body_limit(), self.body_time);
+        let body = match patience {
+            Some(patience) => timeout(patience, reading).await.map_err(|_| impatient(patience))??,
+            None => reading.await?,
+        };
         self.metrics.bytes_in(body.len() as u64);
-        Ok(Taken { visitor, headers: head.headers, body })
+        trace.end(Stage::Read);
+        Ok(Taken { visitor, headers: head.headers, body, trace })
     }
 
     /// Counts a refusal of a request that no model was found for.
@@ -56,8 +78,26 @@ impl Intake {
     }
 }
 
+/// How long a client waits for its answer, in milliseconds, from its request's head on.
+pub const TIMEOUT: HeaderName = HeaderName::from_static("x-request-timeout-ms");
+
+/// What a client says of its patience. It can only shorten what the operator allows.
+pub fn patience(headers: &HeaderMap) -> Result<Option<Duration>, Refusal> {
+    let mut values = headers.get_all(TIMEOUT).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    let digits = value.to_str().ok().filter(|_| values.next().is_none());
+    // Ten digits are a hundred days: no operator allows more, and no clock overflows.
+    let digits = digits.filter(|text| (1..=10).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit()));
+    let patience = digits.and_then(|text| text.parse().ok()).filter(|ms| *ms > 0).map(Duration::from_millis);
+    let bad = || Refusal::invalid("X-Request-Timeout-Ms must be one whole number of milliseconds, 1 to 9999999999");
+    patience.ok_or_else(bad).map(Some)
+}
+
 /// Reads a body of at most `limit` bytes within `time`.
-pub async fn collect(body: Body, announced: Option<u64>, limit: u64, time: Duration) -> Result<Bytes, Refusal> {
+pub async fn collect<B>(body: B, announced: Option<u64>, limit: u64, time: Duration) -> Result<Bytes, Refusal>
+where
+    B: HttpBody<Data = Bytes> + Unpin,
+{
     if announced.is_some_and(|bytes| bytes > limit) {
         return Err(too_large(limit));
     }
@@ -68,7 +108,10 @@ pub async fn collect(body: Body, announced: Option<u64>, limit: u64, time: Durat
     tokio::time::timeout(time, read(body, announced, limit)).await.unwrap_or_else(|_| Err(slow()))
 }
 
-async fn read(mut body: Body, announced: Option<u64>, limit: u64) -> Result<Bytes, Refusal> {
+async fn read<B>(mut body: B, announced: Option<u64>, limit: u64) -> Result<Bytes, Refusal>
+where
+    B: HttpBody<Data = Bytes> + Unpin,
+{
     let mut whole = BytesMut::new();
     while let Some(frame) = body.frame().await {
         let frame = frame
@@ -108,6 +151,7 @@ mod tests {
     use std::pin::Pin;
     use std::task::{Context, Poll};
 
+    use axum::body::Body;
     use hyper::body::Frame;
 
     use super::*;
@@ -152,6 +196,36 @@ mod tests {
         assert!(with("identity").is_ok() && with("").is_ok());
         for bad in ["gzip", "identity, gzip", "br", "deflate"] {
             assert!(with(bad).is_err(), "{bad} passed");
+        }
+    }
+
+    #[test]
+    fn patience_is_one_whole_number_or_a_mistake() {
+        let with = |values: &[&'static str]| {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append(TIMEOUT, value.parse().unwrap());
+            }
+            patience(&headers).map_err(|refusal| refusal.kind)
+        };
+        assert_eq!(with(&[]), Ok(None));
+        assert_eq!(with(&["1"]), Ok(Some(Duration::from_millis(1))));
+        assert_eq!(with(&["9999999999"]), Ok(Some(Duration::from_millis(9_999_999_999))));
+        let bad: [&[&str]; 11] = [
+            &[""],
+            &["0"],
+            &["00"],
+            &["-1"],
+            &["+1"],
+            &["1.5"],
+            &["1 "],
+            &["1e3"],
+            &["5s"],
+            &["10000000000"],
+            &["5", "5"],
+        ];
+        for values in bad {
+            assert_eq!(with(values), Err(Kind::Invalid), "{values:?}");
         }
     }
 }

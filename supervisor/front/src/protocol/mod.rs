@@ -4,3 +4,4 @@ pub mod answer;
 pub mod intake;
 pub mod numbers;
 pub mod oip;
+pub mod pieces;

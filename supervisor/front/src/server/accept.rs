@@ -3,28 +3,28 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::task::Poll;
 use std::time::Duration;
 
-use axum::body::Body;
-use axum::extract::Request;
+use super::routes::Answers;
+use crate::alarm::Alarm;
 use axum::response::Response;
 use casemate_config::Limits;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::AsyncWrite;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
-use tower::ServiceExt;
+use tokio::time::{sleep, timeout};
+
+use super::pace::{Pace, Paced, Paces, Phase, Silence, stopped};
 
 /// Serves until `stop` holds true or its sender is gone: then takes no further connection, closes the idle ones, and
 /// lets running requests end within `limits.drain_ms`.
-pub async fn serve(listener: TcpListener, router: axum::Router, limits: &Limits, mut stop: watch::Receiver<bool>) {
+pub async fn serve(listener: TcpListener, routes: impl Answers, limits: &Limits, mut stop: watch::Receiver<bool>) {
     let paces = Paces::from(limits);
     let mut connections = JoinSet::new();
     let told = stop.clone();
@@ -36,7 +36,7 @@ pub async fn serve(listener: TcpListener, router: axum::Router, limits: &Limits,
             // A full house leaves further ones in the kernel's queue.
             accepted = listener.accept(), if connections.len() < paces.connections => match accepted {
                 Ok((tcp, _)) => {
-                    connections.spawn(converse(tcp, router.clone(), paces, told.clone()));
+                    connections.spawn(converse(tcp, routes.clone(), paces, told.clone()));
                 }
                 Err(error) => {
                     // A client that was gone already, or no descriptor left: the next try must not be at once.
@@ -54,72 +54,33 @@ pub async fn serve(listener: TcpListener, router: axum::Router, limits: &Limits,
     connections.shutdown().await;
 }
 
-/// Once the server is told to stop, or nobody is left to tell it.
-async fn stopped(stop: &mut watch::Receiver<bool>) {
-    let _ = stop.wait_for(|stop| *stop).await;
-}
+// === one connection ===
 
-/// The limits that apply here.
-#[derive(Debug, Clone, Copy)]
-struct Paces {
-    connections: usize,
-    header_bytes: usize,
-    header: Duration,
-    body: Duration,
-    idle: Duration,
-    drain: Duration,
-}
-
-impl From<&Limits> for Paces {
-    fn from(limits: &Limits) -> Self {
-        // Without `..`: whoever adds a limit is asked here whether it is one on connections.
-        let Limits {
-            connections,
-            header_bytes,
-            header_ms,
-            body_ms,
-            idle_ms,
-            drain_ms,
-            request_bytes: _,
-            response_bytes: _,
-            in_flight_bytes: _,
-            queue: _,
-            load_ms: _,
-            ping_ms: _,
-            start_attempts: _,
-            starts_per_minute: _,
-            model_bytes: _,
-            worker_memory_mib: _,
-            threads: _,
-            breaker_deaths: _,
-            breaker_window_ms: _,
-            breaker_rest_ms: _,
-            breaker_longest_ms: _,
-            log_bytes_per_second: _,
-        } = *limits;
-        let count = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
-        Self {
-            connections: count(connections),
-            header_bytes: count(header_bytes),
-            header: Duration::from_millis(header_ms),
-            body: Duration::from_millis(body_ms),
-            idle: Duration::from_millis(idle_ms),
-            drain: Duration::from_millis(drain_ms),
+/// A connection from its first byte to its last. While nobody speaks on it, it is a socket and a clock: the parser and its
+/// buffers are there from the first byte of a request on, and for a moment after the answer.
+async fn converse(tcp: TcpStream, routes: impl Answers, paces: Paces, mut stop: watch::Receiver<bool>) {
+    // Answers are written in one go; waiting for more would only add the client's delayed acknowledgement.
+    let _ = tcp.set_nodelay(true);
+    let mut socket = Paced::new(tcp);
+    while socket.hears(&paces, &mut stop).await {
+        // In a box, so that it costs nothing while nobody speaks.
+        match Box::pin(speak(socket, routes.clone(), paces, stop.clone())).await {
+            End::Rest(quiet) => socket = quiet,
+            End::Done(tcp) => return Box::pin(linger(tcp)).await,
+            End::Cut => return,
         }
     }
 }
 
-// === one connection ===
-
-async fn converse(tcp: TcpStream, router: axum::Router, paces: Paces, mut stop: watch::Receiver<bool>) {
-    // Answers are written in one go; waiting for more would only add the client's delayed acknowledgement.
-    let _ = tcp.set_nodelay(true);
-    let pace = Pace::new();
+/// Requests and answers, until the connection ends or nobody has spoken for a while.
+async fn speak(socket: Paced, routes: impl Answers, paces: Paces, mut stop: watch::Receiver<bool>) -> End {
+    let pace = socket.pace.clone();
+    let may_rest = !socket.half;
     let service = {
         let pace = pace.clone();
         service_fn(move |request: hyper::Request<Incoming>| {
             pace.enter(Phase::Answering);
-            Box::pin(answer(router.clone(), request.map(Body::new), pace.clone()))
+            Box::pin(answer(routes.clone(), request, pace.clone()))
         })
     };
     let mut connection = http1::Builder::new()
@@ -127,8 +88,8 @@ async fn converse(tcp: TcpStream, router: axum::Router, paces: Paces, mut stop: 
         .header_read_timeout(None)
         .max_header_size(paces.header_bytes)
         .max_buf_size(READ_BUFFER.max(paces.header_bytes))
-        .serve_connection(TokioIo::new(Paced { tcp, pace: pace.clone() }), service);
-    let mut alarm = Box::pin(sleep_until(Instant::now() + paces.header));
+        .serve_connection(TokioIo::new(socket), service);
+    let mut alarm = Alarm::new();
     let mut stopped = Box::pin(async move { stopped(&mut stop).await });
     let mut stopping = false;
     let end = std::future::poll_fn(|cx| {
@@ -138,35 +99,47 @@ async fn converse(tcp: TcpStream, router: axum::Router, paces: Paces, mut stop: 
         }
         // First the connection, then the clock: what has arrived counts as in time.
         if connection.poll_without_shutdown(cx).is_ready() {
-            return Poll::Ready(End::Done);
+            return Poll::Ready(Silence::Done);
         }
         if stopping && pace.is_idle() {
-            return Poll::Ready(End::Cut);
+            return Poll::Ready(Silence::Cut);
         }
-        if let Some(due) = pace.due(&paces) {
-            if alarm.deadline() != due {
-                alarm.as_mut().reset(due);
-            }
-            ready!(alarm.as_mut().poll(cx));
-            return Poll::Ready(End::Cut);
-        }
-        Poll::Pending
+        let due = pace.due(&paces, may_rest);
+        alarm.poll(due.map(|(due, _)| due.into_std()), cx).map(|()| due.map_or(Silence::Cut, |(_, silence)| silence))
     })
     .await;
+    let parts = || connection.into_parts();
     match end {
-        End::Done => linger(connection.into_parts().io.into_inner().tcp).await,
-        End::Cut => tracing::debug!(pace = ?pace.phase(), "a connection was cut off"),
+        Silence::Done => End::Done(parts().io.into_inner().tcp),
+        Silence::Rest => {
+            let parts = parts();
+            let half = !parts.read_buf.is_empty();
+            End::Rest(Paced { ahead: parts.read_buf, half, ..parts.io.into_inner() })
+        }
+        Silence::Cut => {
+            tracing::debug!(pace = ?pace.phase(), "a connection was cut off");
+            End::Cut
+        }
     }
 }
 
-async fn answer(router: axum::Router, request: Request, pace: Pace) -> Result<Response, std::convert::Infallible> {
-    let response = router.oneshot(request).await;
+async fn answer(
+    routes: impl Answers,
+    request: hyper::Request<Incoming>,
+    pace: Pace,
+) -> Result<Response, std::convert::Infallible> {
+    let response = routes.answer(request).await;
     pace.enter(Phase::Writing);
-    response
+    Ok(response)
 }
 
+/// How a conversation ended.
 enum End {
-    Done,
+    /// The connection is over; it is to be closed in order.
+    Done(TcpStream),
+    /// Answered, and nobody has spoken since.
+    Rest(Paced),
+    /// Too slow, or too long idle.
     Cut,
 }
 
@@ -193,133 +166,6 @@ async fn linger(mut tcp: TcpStream) {
 const READ_BUFFER: usize = 262_144;
 /// How long a closed connection's bytes are read past.
 const LINGER: Duration = Duration::from_secs(1);
-
-// === the pace of a connection ===
-
-/// What a connection is doing, and since when. Shared by its socket, its service and its clock, all in one task.
-#[derive(Debug, Clone)]
-struct Pace(Arc<Mutex<(Phase, Instant)>>);
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    /// Accepted, nothing heard yet: a head is due.
-    Opened,
-    /// A part of a head has come.
-    Head,
-    /// The routes have it; body and inference have times of their own.
-    Answering,
-    /// The answer is on its way; each part that the client takes starts the time again.
-    Writing,
-    /// Answered; another request may come.
-    Idle,
-}
-
-impl Pace {
-    fn new() -> Self {
-        Self(Arc::new(Mutex::new((Phase::Opened, Instant::now()))))
-    }
-
-    fn enter(&self, phase: Phase) {
-        *self.lock() = (phase, Instant::now());
-    }
-
-    fn phase(&self) -> Phase {
-        self.lock().0
-    }
-
-    fn is_idle(&self) -> bool {
-        matches!(self.phase(), Phase::Opened | Phase::Idle)
-    }
-
-    /// When the connection is cut off if nothing changes.
-    fn due(&self, paces: &Paces) -> Option<Instant> {
-        let (phase, since) = *self.lock();
-        let time = match phase {
-            Phase::Opened | Phase::Head => paces.header,
-            Phase::Answering => return None,
-            Phase::Writing => paces.body,
-            Phase::Idle => paces.idle,
-        };
-        Some(since + time)
-    }
-
-    fn read(&self) {
-        let mut now = self.lock();
-        if matches!(now.0, Phase::Opened | Phase::Idle) {
-            // The time for a first head runs from the accept on.
-            let since = if now.0 == Phase::Opened { now.1 } else { Instant::now() };
-            *now = (Phase::Head, since);
-        }
-    }
-
-    fn written(&self) {
-        let mut now = self.lock();
-        if matches!(now.0, Phase::Writing | Phase::Idle) {
-            *now = (Phase::Writing, Instant::now());
-        }
-    }
-
-    fn flushed(&self) {
-        let mut now = self.lock();
-        if now.0 == Phase::Writing {
-            *now = (Phase::Idle, Instant::now());
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, (Phase, Instant)> {
-        // Nothing panics while it is held; and a pair of plain values cannot be left half-written.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// A socket that tells its pace.
-struct Paced {
-    tcp: TcpStream,
-    pace: Pace,
-}
-
-impl AsyncRead for Paced {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        let result = ready!(Pin::new(&mut self.tcp).poll_read(cx, buf));
-        if buf.filled().len() > before {
-            self.pace.read();
-        }
-        Poll::Ready(result)
-    }
-}
-
-impl AsyncWrite for Paced {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.tcp).poll_write(cx, buf))?;
-        self.pace.written();
-        Poll::Ready(Ok(written))
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.tcp).poll_write_vectored(cx, bufs))?;
-        self.pace.written();
-        Poll::Ready(Ok(written))
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.tcp.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(Pin::new(&mut self.tcp).poll_flush(cx))?;
-        self.pace.flushed();
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_shutdown(cx)
-    }
-}
 
 #[cfg(test)]
 #[path = "accept_tests.rs"]

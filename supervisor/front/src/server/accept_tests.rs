@@ -5,6 +5,7 @@ use axum::Router;
 use axum::routing::{get, post};
 
 use super::*;
+use crate::server::pace::REST;
 
 const SLOW: Duration = Duration::from_secs(2);
 
@@ -195,4 +196,56 @@ async fn a_stop_has_an_end() {
     sleep(Duration::from_millis(100)).await;
     served.stop.send(true).unwrap();
     timeout(SLOW / 2, served.task).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_connection_that_has_rested_goes_on_where_it_was() {
+    let served = serving(|limits| (limits.idle_ms, limits.header_ms) = (20_000, 10_000)).await;
+    let (mut whole, mut part) = (served.connect(), served.connect());
+    client(move || {
+        for _ in 0..2 {
+            whole.write_all(FAST).unwrap();
+            one(&mut whole, "fast");
+            std::thread::sleep(REST + Duration::from_millis(300));
+        }
+        whole.write_all(FAST).unwrap();
+        one(&mut whole, "fast");
+        // A request and a half; the half was read with the first.
+        part.write_all(&[FAST, &FAST[..9]].concat()).unwrap();
+        one(&mut part, "fast");
+        std::thread::sleep(REST + Duration::from_millis(300));
+        part.write_all(&FAST[9..]).unwrap();
+        one(&mut part, "fast");
+        std::thread::sleep(REST + Duration::from_millis(300));
+        part.write_all(FAST).unwrap();
+        one(&mut part, "fast");
+    })
+    .await;
+    // One that rests is idle: it holds up no stop.
+    let begun = std::time::Instant::now();
+    let idle = client({
+        let mut idle = served.connect();
+        move || {
+            idle.write_all(FAST).unwrap();
+            one(&mut idle, "fast");
+            std::thread::sleep(REST + Duration::from_millis(300));
+            idle
+        }
+    });
+    let mut idle = idle.await;
+    served.stop.send(true).unwrap();
+    served.task.await.unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    assert_eq!(client(move || rest(&mut idle)).await, "");
+}
+
+#[test]
+fn a_connection_on_which_nobody_speaks_is_small() {
+    let (limits, (_sender, stop)) = (Limits::default(), watch::channel(false));
+    let resting = |tcp| converse(tcp, Router::new(), Paces::from(&limits), stop.clone());
+    assert!(size_of_future(resting) < 1024, "{} bytes", size_of_future(resting));
+}
+
+fn size_of_future<F>(_make: impl Fn(TcpStream) -> F) -> usize {
+    size_of::<F>()
 }

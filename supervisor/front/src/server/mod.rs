@@ -3,5 +3,6 @@
 
 pub mod accept;
 pub mod ops;
+mod pace;
 pub mod reply;
 pub mod routes;

@@ -83,6 +83,8 @@ struct Report<'a> {
     waived: &'a [Waiver],
     /// Whether its workers may make machine code, and so which last filter they are under.
     run_time_code: RunTimeCode,
+    /// What `casemate model tune` writes down: a line of `model.shapes` for each.
+    convolutions: Vec<String>,
     violations: ViolationsReport<'a>,
     breaker: Option<BreakerStatus>,
     /// Counts only: what a model printed stays in the log, clients can read this.
@@ -147,7 +149,7 @@ struct DeclaredReport<'a> {
 
 fn report(status: &ModelStatus) -> Report<'_> {
     let ModelStatus { model, state, declared, seats, instances, starts, last_exit, waived, run_time_code, .. } = status;
-    let ModelStatus { violations, breaker, output, .. } = status;
+    let ModelStatus { violations, breaker, output, convolutions, .. } = status;
     Report {
         name: &model.name,
         version: &model.version,
@@ -165,6 +167,7 @@ fn report(status: &ModelStatus) -> Report<'_> {
         workers: seats.iter().map(seat_report).collect(),
         waived,
         run_time_code: *run_time_code,
+        convolutions: convolutions.iter().map(ToString::to_string).collect(),
         violations: violations_report(violations),
         breaker: *breaker,
         output: *output,
@@ -275,6 +278,7 @@ mod tests {
             last_exit: Some(LastExit { worker: None, cause: "spawn", detail: "no".into(), at: 1 }),
             waived: vec![Waiver::Landlock],
             run_time_code: RunTimeCode::Refused,
+            convolutions: vec!["conv 8 3 64 1 0 0 224,7,2,3,1 224,7,2,3,1".parse().unwrap()],
             violations,
             breaker: Some(BreakerStatus { state: BreakerState::HalfOpen, deaths: 1, until: None }),
             output: OutputStatus { lines: 1, bytes: 2, dropped: 3 },
@@ -290,7 +294,7 @@ mod tests {
             r#""call":["openat",257],"origin":"libc.so.6+0x1"}]}"#,
             r#""breaker":{"state":"half-open","deaths":1,"until":null},"output":{"lines":1,"bytes":2,"dropped":3}"#,
             r#""cage":[{"layer":"empty-root","in_force":true,"evidence":"0 entries"}]"#,
-            r#""waived":["landlock"],"run_time_code":"refused""#,
+            r#""waived":["landlock"],"run_time_code":"refused","convolutions":["conv 8 3 64 1 0 0 224,7,2,3,1 224,7,2,3,1"]"#,
         ] {
             assert!(text.contains(part), "{part} is not in {text}");
         }

@@ -21,7 +21,7 @@ pub const fn status(kind: Kind) -> StatusCode {
         // A model's own failure is no fault of the gateway to it: 502 is for answers that broke the contract.
         Kind::ModelError | Kind::ModelMemory | Kind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         Kind::WorkerDied | Kind::BadOutput => StatusCode::BAD_GATEWAY,
-        Kind::Busy | Kind::NotReady | Kind::BreakerOpen => StatusCode::SERVICE_UNAVAILABLE,
+        Kind::Busy | Kind::Overload | Kind::NotReady | Kind::BreakerOpen => StatusCode::SERVICE_UNAVAILABLE,
         Kind::Deadline => StatusCode::GATEWAY_TIMEOUT,
     }
 }

@@ -6,10 +6,13 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::Request;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use axum::middleware::{self, Next};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
+use hyper::body::Incoming;
+use tower::ServiceExt;
 
 use crate::metrics::Metrics;
 use crate::protocol::intake::Intake;
@@ -21,10 +24,45 @@ use crate::telemetry::escape;
 /// A request's mark in both directions.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
+/// Whoever answers what comes over a connection.
+pub trait Answers: Clone + Send + Unpin + 'static {
+    /// The answer to one request.
+    fn answer(self, request: hyper::Request<Incoming>) -> impl Future<Output = Response> + Send;
+}
+
 /// Every route of the public listener.
-pub fn router(intake: Intake) -> Router {
-    let metrics = intake.metrics.clone();
-    dress(oip::router().merge(ops::router()).with_state(intake), metrics)
+#[derive(Debug, Clone)]
+pub struct Routes {
+    router: Router,
+    intake: Intake,
+}
+
+impl Routes {
+    /// The routes over what they share.
+    pub fn new(intake: Intake) -> Self {
+        let router = oip::router().merge(ops::router()).with_state(intake.clone());
+        Self { router: dress(router, intake.metrics.clone()), intake }
+    }
+}
+
+impl Answers for Routes {
+    /// An inference goes its way at once. The router gives the same answer, after a dozen allocations.
+    async fn answer(self, request: hyper::Request<Incoming>) -> Response {
+        match oip::target(request.method(), request.uri().path()) {
+            Some(target) => {
+                let mark = Mark::of(&request);
+                let answer = oip::run(&self.intake, target, request).await;
+                mark.put(answer.unwrap_or_else(IntoResponse::into_response))
+            }
+            None => self.router.answer(request).await,
+        }
+    }
+}
+
+impl Answers for Router {
+    async fn answer(self, request: hyper::Request<Incoming>) -> Response {
+        self.oneshot(request.map(Body::new)).await.unwrap_or_else(|never| match never {})
+    }
 }
 
 /// What every answer has, whatever route gave it.
@@ -46,18 +84,35 @@ fn refuse(metrics: &Metrics, kind: Kind, message: &'static str) -> impl Fn() -> 
 }
 
 async fn mark(request: Request, next: Next) -> Response {
-    let id = given(request.headers()).unwrap_or_else(make);
-    let method = request.method().clone();
-    let path = tracing::enabled!(tracing::Level::DEBUG).then(|| escape(request.uri().path()));
-    let mut response = next.run(request).await;
-    if let Some(path) = path {
-        let status = response.status().as_u16();
-        tracing::debug!(%method, path, status, request_id = id.to_str().unwrap_or_default(), "answered");
+    let mark = Mark::of(&request);
+    mark.put(next.run(request).await)
+}
+
+/// What a request is known by in its answer and in the log.
+struct Mark {
+    id: HeaderValue,
+    /// Verb and path, where somebody reads them.
+    logged: Option<(Method, String)>,
+}
+
+impl Mark {
+    fn of<B>(request: &hyper::Request<B>) -> Self {
+        let logged =
+            tracing::enabled!(tracing::Level::DEBUG).then(|| (request.method().clone(), escape(request.uri().path())));
+        Self { id: given(request.headers()).unwrap_or_else(make), logged }
     }
-    let headers = response.headers_mut();
-    headers.insert(REQUEST_ID, id);
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    response
+
+    fn put(self, mut response: Response) -> Response {
+        let Self { id, logged } = self;
+        if let Some((method, path)) = logged {
+            let status = response.status().as_u16();
+            tracing::debug!(%method, path, status, request_id = id.to_str().unwrap_or_default(), "answered");
+        }
+        let headers = response.headers_mut();
+        headers.insert(REQUEST_ID, id);
+        headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        response
+    }
 }
 
 /// The client's own mark, if it is one that may stand in a log: 1 to 128 printable characters.

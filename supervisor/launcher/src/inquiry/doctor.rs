@@ -1,5 +1,6 @@
 //! Whether a server would start here, how much of the cage this host gives, and what would raise that.
 
+use std::net::SocketAddr;
 use std::path::Path;
 
 use casemate_config::Config;
@@ -7,7 +8,7 @@ use casemate_ipc::inquiry::{Checkup, Finding, Lack, State, Tier};
 
 use super::survey::Survey;
 use super::{cgroup, devices, files, finding, identities, kernel, namespaces, raise, raised};
-use crate::listen;
+use crate::listen::{self, BindError};
 use crate::owner::Owner;
 use crate::startup::{self, StartError};
 
@@ -15,14 +16,22 @@ use crate::startup::{self, StartError};
 /// making itself safe.
 pub fn checkup(path: &Path, owner: Owner, hardened: Result<(), StartError>) -> Checkup {
     let own = hardened.as_ref().err().map(ToString::to_string);
-    // The very start that serving makes, up to the moment in which the front would be started.
+    // The very start that serving makes, up to the moment in which the front would be started; but it is not heard.
     let start = hardened.and_then(|()| startup::prepare(path, owner));
-    let start = start.and_then(|ready| Ok(listen::bind_and_listen(ready.config.inference)?));
-    let refusal = start.err().map(|error| error.to_string());
+    let start = start.and_then(|ready| match listen::try_bind(ready.config.inference) {
+        // Most often by the very server that is asked about, and nothing is wrong with this host.
+        Err(BindError::Taken(address)) => Ok(Some(address)),
+        other => Ok(other.map(|()| None)?),
+    });
+    let (taken, refusal) = match start {
+        Ok(taken) => (taken, None),
+        Err(error) => (None, Some(error.to_string())),
+    };
     // Without a config of its own, the host is looked at with the defaults.
     let read = startup::read_config(path, owner).ok().and_then(|text| Config::parse(&text).ok());
     let Some(config) = read.or_else(|| Config::parse("store = \"/\"").ok()) else {
-        return Checkup { tier: Tier::Refused, starts: false, refusal, lacks: Vec::new(), findings: Vec::new() };
+        let (lacks, findings) = (Vec::new(), Vec::new());
+        return Checkup { tier: Tier::Refused, starts: false, refusal, taken: None, lacks, findings };
     };
     let survey = Survey::make(&config, owner);
     let lacks: Vec<Lack> = survey
@@ -39,9 +48,17 @@ pub fn checkup(path: &Path, owner: Owner, hardened: Result<(), StartError>) -> C
         tier: tier(&lacks, survey.refused.is_some() || own.is_some()),
         starts: refusal.is_none(),
         refusal,
-        findings: findings(&config, path, owner, (&survey, own)),
+        findings: findings(&config, path, owner, (&survey, own)).into_iter().chain(taken.map(heard)).collect(),
+        taken: taken.map(|address| address.to_string()),
         lacks,
     }
+}
+
+/// Something listens where the server would.
+fn heard(address: SocketAddr) -> Finding {
+    let value = format!("something listens on {address} already; is it Casemate?");
+    let raise = "where it is another program: stop it, or change listen.inference";
+    raised(finding("port", "listen.inference", value, State::Weak), raise)
 }
 
 /// What only root, or whom root lets, can have: nothing is wrong with a host that does not give it to an ordinary user.

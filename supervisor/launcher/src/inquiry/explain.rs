@@ -37,7 +37,8 @@ pub fn explain(path: &Path, owner: Owner, model: Option<ModelName>) -> Result<Ex
     let (requests, responses) = (config.requests_of(&settings), config.responses_of(&settings));
     let ModelConfig { threads, instances, memory_bytes, cpu_millis, run_time_code, .. } = settings;
     let arenas = [requests, responses].map(|arena| arena.bytes().unwrap_or(usize::MAX) as u64);
-    let stages = worker_stages(run_time_code);
+    // What a model's own sizes add to the warm-up is in the evidence of its worker; the last filter is the same.
+    let stages = worker_stages(run_time_code, false);
     let ceilings = Ceilings { threads, instances, memory_bytes, mapped_bytes: arenas.iter().sum(), cpu_millis };
     // As the jail counts: with namespaces, or under a uid of its own.
     let alone = owner.is_root() || survey.lacks.iter().all(|(waiver, _)| waiver.name() != "namespaces");

@@ -17,6 +17,7 @@ use casemate_lockdown::{Stage as Policy, policy};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use super::InquiryError;
+use crate::attest::worker_stages;
 use crate::spawn::{Arenas, Spawner};
 use crate::trace::Tracer;
 use crate::workers::Workers;
@@ -34,6 +35,8 @@ pub(super) struct Stage {
     /// A front would read its answers from here.
     _responses: Reader,
     declared: Option<Declared>,
+    /// The filter that its model runs under.
+    policy: Policy,
     begun: Instant,
     until: Instant,
     late: bool,
@@ -89,6 +92,7 @@ impl Stage {
         let until = begun + Duration::from_millis(config.limits.load_ms);
         let (channel, log, printed, spoken_to) = (Channel::new(channel), File::from(log), Vec::new(), true);
         let (declared, late, _responses) = (None, false, responses);
+        let [_, policy] = worker_stages(config.model(&model.name).run_time_code, false);
         Ok(Ok(Self {
             worker,
             channel,
@@ -98,6 +102,7 @@ impl Stage {
             requests,
             _responses,
             declared,
+            policy,
             begun,
             until,
             late,
@@ -151,7 +156,7 @@ impl Stage {
         self.told.end = match cause {
             ExitCause::Killed if late => End::Deadline,
             ExitCause::Exited(code) => End::Exit { code },
-            ExitCause::Syscall(denied) => End::Syscall(refused(denied)),
+            ExitCause::Syscall(denied) => End::Syscall(refused(denied, self.policy)),
             ExitCause::Signal(number) => End::Signal { number },
             ExitCause::Killed => End::Signal { number: libc::SIGKILL },
             ExitCause::OutOfMemory => End::Oom,
@@ -175,7 +180,7 @@ impl Stage {
             }
             FromWorker::Done { .. } => self.answered("done".to_owned()),
             FromWorker::Failed { detail, .. } => self.answered(format!("failed: {detail}")),
-            FromWorker::Pong { .. } => {}
+            FromWorker::Pong { .. } | FromWorker::Met { .. } => {}
         }
     }
 
@@ -224,13 +229,34 @@ fn place(slot: &mut SlotWriter<'_>, spec: &TensorSpec) -> Result<Placed, ArenaEr
     slot.place(spec.dtype, shape, &[&zeros])
 }
 
-/// The call by name, and when the serving filter would have allowed it.
-fn refused(denied: Denied) -> Refused {
+/// The call by name, and when that filter would have allowed it.
+fn refused(denied: Denied, policy: Policy) -> Refused {
     let Denied { number, args: arguments, .. } = denied;
     let known = u32::try_from(number).ok();
-    let rules = policy::filter(Policy::WorkerServe.name()).map_or(&[][..], |filter| filter.rules);
+    let rules = policy::filter(policy.name()).map_or(&[][..], |filter| filter.rules);
     let only: Vec<String> =
         rules.iter().filter(|rule| Some(rule.number) == known).map(policy::Rule::condition).collect();
     let name = known.and_then(policy::call_name).map(str::to_owned);
     Refused { number, name, arguments, only: (!only.is_empty()).then(|| only.join(", or ")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_call_is_told_with_the_rules_of_its_own_filter() {
+        let only = |policy, number| {
+            let denied = Denied { number, args: [0; 6], instruction: 0, caller: None };
+            refused(denied, policy).only
+        };
+        let mprotect = |policy| only(policy, libc::SYS_mprotect).unwrap();
+        let [strict, code] = [Policy::WorkerServe, Policy::WorkerServeCode];
+        assert!(!mprotect(strict).contains(", or "), "{}", mprotect(strict));
+        assert!(mprotect(code).contains(&mprotect(strict)) && mprotect(code).contains(", or "), "{}", mprotect(code));
+        for policy in [strict, code] {
+            assert_eq!(only(policy, libc::SYS_openat), None);
+            assert_eq!(only(policy, -1), None);
+        }
+    }
 }

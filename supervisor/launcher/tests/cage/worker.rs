@@ -109,15 +109,23 @@ fn refused() {
 fn thread_refused(grant: &Grant) {
     let (go, gone) = mpsc::channel::<()>();
     cage(grant, || {
+        let (here, begun) = mpsc::channel();
         for _ in 0..3 {
-            thread::spawn(|| thread::sleep(Duration::from_secs(60)));
+            let here = here.clone();
+            thread::spawn(move || {
+                let _ = here.send(());
+                loop {
+                    thread::park();
+                }
+            });
         }
         thread::spawn(move || {
+            let _ = here.send(());
             let _ = gone.recv();
             refused();
         });
-        // Threads must have come to rest before the last filter.
-        thread::sleep(Duration::from_millis(100));
+        // Threads must have begun before the last filter: that takes other calls, and waiting for each other does not.
+        (0..4).for_each(|_| begun.recv().unwrap_or_default());
     });
     go.send(()).unwrap();
     loop {

@@ -1,5 +1,6 @@
 //! A model's archive, on its way to libtorch.
 
+use std::borrow::Cow;
 use std::sync::LazyLock;
 
 use casemate_gate::{Level, Policy, judge};
@@ -13,14 +14,19 @@ const CUT: &[u8] = b"\n\0";
 /// As it stands where the first byte is odd. Otherwise what follows is a `data.pkl`, a `constants.pkl` and code, packed
 /// with the right sums: what changes raw bytes alone ends at a checksum.
 pub fn archive_gate(data: &[u8]) {
-    let Some((how, rest)) = data.split_first() else { return };
-    if how % 2 == 1 {
-        check(rest);
-    } else {
-        let (data, rest) = cut(rest);
-        let (constants, code) = cut(rest);
-        check(&pack(data, constants, code));
+    if let Some(archive) = unpacked(data) {
+        check(&archive);
     }
+}
+
+fn unpacked(data: &[u8]) -> Option<Cow<'_, [u8]>> {
+    let (how, rest) = data.split_first()?;
+    if how % 2 == 1 {
+        return Some(rest.into());
+    }
+    let (data, rest) = cut(rest);
+    let (constants, code) = cut(rest);
+    Some(pack(data, constants, code).into())
 }
 
 fn check(bytes: &[u8]) {
@@ -86,4 +92,17 @@ fn length(bytes: &[u8]) -> u32 {
 
 fn policy(level: Level) -> Policy {
     Policy::new(level, []).unwrap()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is refused at its first byte leads nowhere.
+    #[test]
+    fn the_seeds_pass_the_gate() {
+        for seed in crate::seeds::of("archive_gate") {
+            judge(&unpacked(&seed).unwrap(), &STRICT).unwrap();
+        }
+    }
 }

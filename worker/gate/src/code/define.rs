@@ -2,6 +2,7 @@
 
 use casemate_ipc::work::GateCode::{CodeSize, CodeText};
 
+use super::signature::Signature;
 use super::token::{Kind, Token};
 use super::{Body, Class, Code, MAX_DEFINITIONS, Place, Use};
 use crate::refusal::{Refusal, shown};
@@ -66,7 +67,10 @@ impl Code {
                     };
                     let index = self.bodies.len();
                     let twice = match owner.and_then(|owner| self.classes.get_mut(&owner)) {
-                        Some(class) => class.methods.insert((*word).to_owned(), index).is_some(),
+                        Some(class) => {
+                            class.signatures.insert((*word).to_owned(), Signature::read(line));
+                            class.methods.insert((*word).to_owned(), index).is_some()
+                        }
                         None => self.functions.insert(format!("{module}.{word}"), index).is_some(),
                     };
                     if twice {
@@ -81,6 +85,9 @@ impl Code {
                             for native in natives(&kind) {
                                 let place = Place { record: name.to_owned(), offset };
                                 self.uses.entry(Use::Native(native.to_owned())).or_insert(place);
+                            }
+                            if class.tuple {
+                                class.fields.push(kind.clone());
                             }
                             class.attributes.insert(attribute, kind);
                         }

@@ -29,7 +29,7 @@ pub(super) enum Global {
     /// A class of the archive's code, or one in C++ that the operator allows.
     Class(String),
     /// An enumeration of the archive's code.
-    Enum,
+    Enum(String),
 }
 
 /// What a tagged list holds.
@@ -80,7 +80,7 @@ pub(super) fn find(module: &str, name: &str, around: &Surroundings<'_>) -> Resul
                 return Err((PickleGlobal, format!("the class {} is not in the archive's code", shown(&full))));
             }
             if around.classes.get(&full).is_some_and(|class| class.enumeration) {
-                Global::Enum
+                Global::Enum(full)
             } else {
                 Global::Class(full)
             }

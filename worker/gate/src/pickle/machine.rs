@@ -2,6 +2,7 @@
 
 use casemate_ipc::work::GateCode::{self, PickleOpcode, PickleSize, TensorDevice};
 
+use super::fit::Types;
 use super::global::{self, Found, Global};
 use super::value::{Arena, Node, Value};
 use super::{Pickled, Surroundings};
@@ -22,7 +23,7 @@ pub fn walk(bytes: &[u8], around: &Surroundings<'_>) -> Result<Pickled, Refusal>
         marks: Vec::new(),
         memo: Vec::new(),
         globals: Vec::new(),
-        typed: 0,
+        types: Types::default(),
         found: Pickled::default(),
     };
     let mut at = 0;
@@ -49,8 +50,7 @@ pub(super) struct Machine<'a, 's> {
     marks: Vec<usize>,
     memo: Vec<Value<'a>>,
     pub(super) globals: Vec<Global>,
-    /// Values that were held against a type, and letters of such types.
-    pub(super) typed: u64,
+    pub(super) types: Types,
     pub(super) found: Pickled,
 }
 
@@ -244,10 +244,10 @@ impl<'a> Machine<'a, '_> {
         let (arguments, called) = (self.pop()?, self.pop()?);
         let Value::Global(at) = called else { return Err("a call of something that is no function".into()) };
         let global = self.globals.get(at).cloned().ok_or(CUT)?;
-        if global == Global::Enum {
+        if let Global::Enum(_) = global {
             // A member, by its value; it stands there without a tuple.
             return match arguments {
-                Value::Int(_) | Value::Float | Value::Text(_) => self.node(Node::Plain, &[arguments]),
+                Value::Int(_) | Value::Float | Value::Text(_) => self.node(Node::Member(at), &[arguments]),
                 _ => Err("a member of an enumeration by a value that is neither a number nor a text".into()),
             };
         }

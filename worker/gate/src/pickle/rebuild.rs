@@ -1,8 +1,9 @@
 //! What a call in a pickle gives: tensors above all, each held against its storage.
 
-use casemate_ipc::work::GateCode::{PickleOpcode, PickleSize, TensorBounds, TensorDevice};
+use std::rc::Rc;
 
-use super::MAX_EXPANDED;
+use casemate_ipc::work::GateCode::{PickleOpcode, TensorBounds, TensorDevice};
+
 use super::global::{Global, Item};
 use super::machine::{Fault, Machine};
 use super::tag::Tag;
@@ -36,11 +37,11 @@ impl<'a> Machine<'a, '_> {
                     Item::Bool => Tag::Bool,
                     Item::Tensor => Tag::Tensor,
                 };
-                self.check_tag(*list, &Tag::List(Box::new(kind)))?;
+                self.check_tag(*list, &Tag::List(Rc::new(kind)))?;
                 Ok((None, vec![*list]))
             }
             (Global::Tag, [value, Value::Text(text)]) => {
-                self.typed(text.len())?;
+                self.look(text.len())?;
                 let tag = Tag::parse(text, self.around).map_err(|(code, why)| Fault::new(code, why))?;
                 if !matches!(tag, Tag::List(_) | Tag::Dict(..)) {
                     return Err("a type for something that is neither a list nor a dictionary".into());
@@ -105,91 +106,5 @@ impl<'a> Machine<'a, '_> {
     fn is_bits(&self, value: Value<'a>) -> bool {
         let Some(Node::Dict(items)) = self.arena.node(value) else { return false };
         items.len() <= 2 && items.iter().all(|item| matches!(item, (Value::Text("conj" | "neg"), Value::Bool(_))))
-    }
-
-    /// Whether the attributes of a new object are of the types that its class gives them, as far as libtorch does not look
-    /// itself: objects, whose attributes it finds by their places, and tuples, of which it takes as many values as there
-    /// are.
-    pub(super) fn check_attributes(&mut self, class: usize, state: Value<'a>) -> Result<(), Fault> {
-        let around = self.around;
-        let Some(Global::Class(name)) = self.globals.get(class) else { return Ok(()) };
-        let Some(class) = around.classes.get(name).filter(|class| !class.sets_its_state()) else { return Ok(()) };
-        let Some(Node::Dict(items)) = self.arena.node(state) else { return Ok(()) };
-        let typed = |(name, value): &(Value<'a>, Value<'a>)| {
-            let Value::Text(name) = name else { return None };
-            let kind = class.attributes.get(*name)?;
-            (kind.contains("__torch__.") || kind.contains("Tuple[")).then_some((kind.as_str(), *value))
-        };
-        let count = items.len();
-        let typed: Vec<(&str, Value<'a>)> = items.iter().filter_map(typed).collect();
-        self.typed(count)?;
-        for (kind, value) in typed {
-            self.typed(kind.len())?;
-            // A type that is not known here is the loader's to judge.
-            if let Ok(tag) = Tag::parse(kind, around) {
-                self.check_tag(value, &tag)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Counts. One list can be given a type again and again.
-    fn typed(&mut self, values: usize) -> Result<(), Fault> {
-        self.typed = self.typed.saturating_add(values as u64);
-        if self.typed > MAX_EXPANDED {
-            return Err(Fault::new(PickleSize, format!("more than {MAX_EXPANDED} values that are given a type")));
-        }
-        Ok(())
-    }
-
-    /// Whether what a container holds is what its type says: libtorch sets the type without looking.
-    fn check_tag(&mut self, value: Value<'a>, tag: &Tag) -> Result<(), Fault> {
-        let mut left = vec![(value, tag)];
-        while let Some((value, tag)) = left.pop() {
-            self.typed(1)?;
-            let fits = match (tag, value) {
-                (Tag::Any, _) | (Tag::Optional(_), Value::None) => true,
-                (Tag::Optional(inner), _) => {
-                    left.push((value, inner));
-                    true
-                }
-                (Tag::Int, Value::Int(_)) | (Tag::Float, Value::Float) | (Tag::Bool, Value::Bool(_)) => true,
-                (Tag::Text, Value::Text(_)) => true,
-                (Tag::Tensor, _) => matches!(self.arena.node(value), Some(Node::Tensor)),
-                (Tag::List(inner), _) => match self.arena.node(value) {
-                    Some(Node::List(items)) => {
-                        left.extend(items.iter().map(|item| (*item, &**inner)));
-                        true
-                    }
-                    _ => false,
-                },
-                (Tag::Tuple(inner), _) => match self.arena.tuple(value) {
-                    Some(items) if items.len() == inner.len() => {
-                        left.extend(items.iter().copied().zip(inner));
-                        true
-                    }
-                    _ => false,
-                },
-                (Tag::Object(name), _) => match self.arena.node(value) {
-                    Some(Node::Object(at)) => {
-                        matches!(self.globals.get(*at), Some(Global::Class(class)) if class == name)
-                    }
-                    _ => false,
-                },
-                (Tag::Dict(key, inner), _) => match self.arena.node(value) {
-                    Some(Node::Dict(items)) => {
-                        left.extend(items.iter().flat_map(|(k, v)| [(*k, &**key), (*v, &**inner)]));
-                        true
-                    }
-                    _ => false,
-                },
-                _ => false,
-            };
-            if !fits {
-                let kind = shown(&format!("{tag:?}"));
-                return Err(Fault::new(PickleOpcode, format!("a value that is not of the type {kind} it is given")));
-            }
-        }
-        Ok(())
     }
 }

@@ -1,12 +1,14 @@
 //! A type's name in a pickle, as `List[Dict[str, Tensor]]`. libtorch reads it recursively and believes it.
 
+use std::rc::Rc;
+
 use casemate_ipc::work::GateCode::{self, GraphUnlisted, PickleGlobal, PickleSize};
 
 use super::Surroundings;
 use crate::refusal::shown;
 
 /// Longest name of a type, in bytes.
-const MAX_LENGTH: usize = 4096;
+const MAX_LENGTH: usize = 64 << 10;
 /// How deep a type may nest.
 const MAX_DEPTH: u32 = 16;
 
@@ -18,14 +20,25 @@ pub(super) enum Tag {
     Bool,
     Text,
     Tensor,
-    List(Box<Tag>),
-    Dict(Box<Tag>, Box<Tag>),
-    Optional(Box<Tag>),
+    None,
+    List(Rc<Tag>),
+    Dict(Rc<Tag>, Rc<Tag>),
+    Optional(Rc<Tag>),
+    /// One of these. What is none of the others is taken for the last without a look.
+    Union(Rc<[Tag]>),
     /// As many as these, of these types: libtorch unpacks as many as there are.
-    Tuple(Vec<Tag>),
+    Tuple(Rc<[Tag]>),
+    /// The same, of the types that this class lists.
+    Named(Rc<str>),
     /// An object of exactly this class: libtorch reads its attributes by their places.
-    Object(String),
-    /// Something that only libtorch can check, and does when it is used.
+    Object(Rc<str>),
+    /// A member of exactly this enumeration.
+    Enum(Rc<str>),
+    /// An object with the methods of this class, which are called by name.
+    Interface(Rc<str>),
+    /// No object, list or tuple. What of the rest it is, libtorch checks when it is used.
+    Plain,
+    /// Whatever it is: libtorch asks each value.
     Any,
 }
 
@@ -60,7 +73,7 @@ fn one(rest: &mut &str, around: &Surroundings<'_>, depth: u32) -> Result<Tag, Fa
         // `Tuple[()]`
         if let Some(tail) = rest.strip_prefix("()]") {
             *rest = tail;
-            return if name == "Tuple" { Ok(Tag::Tuple(Vec::new())) } else { Err(None) };
+            return if name == "Tuple" { Ok(Tag::Tuple(Rc::new([]))) } else { Err(None) };
         }
         loop {
             inner.push(one(rest, around, depth + 1)?);
@@ -72,11 +85,13 @@ fn one(rest: &mut &str, around: &Surroundings<'_>, depth: u32) -> Result<Tag, Fa
             *rest = rest.strip_prefix(',').ok_or(None)?.trim_start();
         }
     }
-    if name == "Tuple" {
-        return Ok(Tag::Tuple(inner));
+    match name {
+        "Tuple" => return Ok(Tag::Tuple(inner.into())),
+        "Union" => return Ok(Tag::Union(inner.into())),
+        _ => {}
     }
     let mut inner = inner.into_iter();
-    let mut next = || inner.next().map(Box::new).ok_or(None);
+    let mut next = || inner.next().map(Rc::new).ok_or(None);
     Ok(match name {
         "int" => Tag::Int,
         "float" => Tag::Float,
@@ -86,17 +101,20 @@ fn one(rest: &mut &str, around: &Surroundings<'_>, depth: u32) -> Result<Tag, Fa
         "List" => Tag::List(next()?),
         "Dict" => Tag::Dict(next()?, next()?),
         "Optional" => Tag::Optional(next()?),
-        "Union" | "Future" | "Any" | "Scalar" | "complex" | "Device" | "NoneType" | "number" | "Layout" => Tag::Any,
+        "None" | "NoneType" => Tag::None,
+        "Future" | "Generator" | "Stream" | "Scalar" | "complex" | "Device" | "number" | "Layout" => Tag::Plain,
+        "Any" => Tag::Any,
         _ if name.starts_with("__torch__.torch.classes.") => {
             if !(around.native)(name) {
                 return Err(Some((GraphUnlisted, format!("the class {} is written in C++", shown(name)))));
             }
-            Tag::Any
+            Tag::Object(name.into())
         }
         _ => match around.classes.get(name) {
-            Some(class) if class.has_objects() => Tag::Object(name.to_owned()),
-            Some(class) if class.tuple => Tag::Tuple(vec![Tag::Any; class.attributes.len()]),
-            Some(_) => Tag::Any,
+            Some(class) if class.has_objects() => Tag::Object(name.into()),
+            Some(class) if class.tuple => Tag::Named(name.into()),
+            Some(class) if class.enumeration => Tag::Enum(name.into()),
+            Some(_) => Tag::Interface(name.into()),
             None => return Err(None),
         },
     })

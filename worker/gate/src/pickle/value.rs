@@ -37,7 +37,9 @@ pub(super) enum Node<'a> {
     Object(usize),
     Storage(Storage),
     Tensor,
-    /// A device, a complex number, a member of an enumeration.
+    /// A member of an enumeration.
+    Member(usize),
+    /// A device, a complex number.
     Plain,
 }
 

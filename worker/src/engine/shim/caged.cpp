@@ -12,6 +12,9 @@
 #include <dlfcn.h>
 #include <malloc.h>
 #include <omp.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 namespace {
 
@@ -33,6 +36,14 @@ extern "C" __attribute__((visibility("default"))) void GOMP_parallel(Region regi
                                                                      unsigned flags) {
   const bool whole = threads == 0 || threads >= static_cast<unsigned>(omp_get_max_threads());
   libgomps_own()(region, data, whole ? 0 : 1, flags);
+}
+
+// The one call by which oneDNN's generator makes its pages executable, once it has written them; it asks for pages that can
+// be written and run. It writes them no more, so they lose the one when they get the other.
+extern "C" __attribute__((visibility("default"))) int mprotect(void* start, size_t length, int protection) noexcept {
+  constexpr int both = PROT_WRITE | PROT_EXEC;
+  const int given = (protection & both) == both ? protection & ~PROT_WRITE : protection;
+  return static_cast<int>(syscall(SYS_mprotect, start, length, given));
 }
 
 #if defined(__x86_64__)

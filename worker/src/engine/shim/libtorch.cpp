@@ -4,6 +4,7 @@
 // A model is hostile code, so anything may be thrown from it, and what it returns may be any value. Every function that
 // can throw goes through `guarded`, and answers with a `Code` and a text. Builds against libtorch 2.11 and 2.13.
 
+#include <ATen/ATen.h>
 #include <ATen/EmptyTensor.h>
 #include <ATen/Parallel.h>
 #include <ATen/Version.h>
@@ -19,12 +20,15 @@
 #include <torch/csrc/jit/serialization/import.h>
 #include <torch/version.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdio>
 #include <cstring>
 #include <future>
 #include <memory>
 #include <new>
+#include <limits>
+#include <optional>
 #include <set>
 #include <string>
 #include <unordered_set>
@@ -35,6 +39,13 @@
 
 // In `caged.cpp`.
 void casemate_tame(bool code);
+
+// In `convolution.cpp`.
+void casemate_watch();
+void casemate_learn(const void* given);
+void casemate_unlearn();
+bool casemate_met_any();
+size_t casemate_met(void* into, size_t room);
 
 namespace {
 
@@ -60,6 +71,8 @@ struct View {
 struct Loaded {
   torch::jit::Module module;
   torch::jit::Method forward;
+  // Until it takes the place of the first one.
+  std::optional<torch::jit::Module> frozen = std::nullopt;
 };
 
 Code say(Report* report, Code code, const char* text) noexcept {
@@ -237,6 +250,31 @@ void walk(torch::jit::Block* first, std::set<std::string>& found, size_t& nodes)
   }
 }
 
+// The largest difference of two lists of tensors, relative to the largest number; infinite where they are not alike.
+double distance(const std::vector<at::Tensor>& before, const std::vector<at::Tensor>& after) {
+  constexpr double never = std::numeric_limits<double>::infinity();
+  if (before.size() != after.size()) {
+    return never;
+  }
+  double most = 0;
+  for (size_t i = 0; i < before.size(); i++) {
+    if (before[i].sizes() != after[i].sizes() || before[i].scalar_type() != after[i].scalar_type()) {
+      return never;
+    }
+    if (before[i].numel() == 0) {
+      continue;
+    }
+    const at::Tensor a = before[i].to(at::kDouble), b = after[i].to(at::kDouble);
+    if (!at::isnan(a).equal(at::isnan(b))) {
+      return never;
+    }
+    const double largest = at::nan_to_num(a).abs().max().item<double>();
+    const double apart = at::nan_to_num(a - b).abs().max().item<double>();
+    most = std::max(most, apart / std::max(largest, std::numeric_limits<double>::min()));
+  }
+  return most;
+}
+
 // Names, a line each; false where they do not fit.
 bool list(const std::set<std::string>& found, uint8_t* names, size_t room, size_t* length) {
   for (const std::string& name : found) {
@@ -366,14 +404,59 @@ int casemate_another(const Loaded* loaded, Loaded** another, Report* report) {
   });
 }
 
+// Makes a copy with its weights in its graph, and folds what can be folded. Not `optimize_for_inference`, which writes
+// operators of oneDNN's into the graph: they make code for whatever sizes they meet.
+int casemate_freeze(Loaded* loaded, Report* report) {
+  return guarded(report, [&] {
+    loaded->frozen = torch::jit::freeze(loaded->module);
+    return OK;
+  });
+}
+
+// Runs both on the same inputs, and puts the copy in the place of the first one if their answers are alike.
+int casemate_adopt(Loaded* loaded, const at::Tensor* const* inputs, size_t count, const char* const* names, size_t wanted,
+                   double tolerance, double* apart, Report* report) {
+  return guarded(report, [&] {
+    TORCH_CHECK(loaded->frozen.has_value(), "nothing is frozen");
+    auto forward = loaded->frozen->find_method("forward");
+    TORCH_CHECK(forward.has_value(), "the frozen module has no forward method");
+    std::vector<at::Tensor> before, after;
+    const auto run = [&](torch::jit::Method& method, std::vector<at::Tensor>& into) {
+      std::vector<c10::IValue> arguments;
+      for (size_t i = 0; i < count; i++) {
+        // A model may change its inputs.
+        arguments.emplace_back(inputs[i]->clone());
+      }
+      TORCH_CHECK(collect(method(std::move(arguments)), names, wanted, into), "forward returned no tensors");
+    };
+    run(loaded->forward, before);
+    run(*forward, after);
+    *apart = distance(before, after);
+    if (!(*apart <= tolerance)) {
+      loaded->frozen.reset();
+      return say(report, OUTPUT, ("its answers are " + std::to_string(*apart) + " apart").c_str());
+    }
+    loaded->module = *loaded->frozen;
+    loaded->forward = *forward;
+    loaded->frozen.reset();
+    return OK;
+  });
+}
+
 // What all functions and methods that came of the archive are made of, called by `forward` or not.
 int casemate_graphs(const Loaded* loaded, uint8_t* names, size_t room, size_t* length, Report* report) {
   return guarded(report, [&] {
     std::set<std::string> found;
     size_t nodes = 0;
-    for (torch::jit::Function* function : loaded->module._ivalue()->compilation_unit()->get_functions()) {
-      if (auto* graph = torch::jit::tryToGraphFunction(*function)) {
-        walk(graph->graph()->block(), found, nodes);
+    std::vector<torch::jit::Module> modules{loaded->module};
+    if (loaded->frozen.has_value()) {
+      modules.push_back(*loaded->frozen);
+    }
+    for (const torch::jit::Module& module : modules) {
+      for (torch::jit::Function* function : module._ivalue()->compilation_unit()->get_functions()) {
+        if (auto* graph = torch::jit::tryToGraphFunction(*function)) {
+          walk(graph->graph()->block(), found, nodes);
+        }
       }
     }
     return list(found, names, room, length) ? OK : say(report, MODEL, "the graphs name too many operators");
@@ -461,6 +544,43 @@ int casemate_dense(at::Tensor* tensor, const uint8_t** bytes, size_t* length, Re
     *tensor = tensor->resolve_neg().contiguous();
     *bytes = static_cast<const uint8_t*>(tensor->const_data_ptr());
     *length = tensor->nbytes();
+    return OK;
+  });
+}
+
+// From here on every convolution is looked at: what is known goes to oneDNN, what is not is noted.
+int casemate_convolutions_watch(Report* report) {
+  return guarded(report, [&] {
+    casemate_watch();
+    return OK;
+  });
+}
+
+// Runs one on zeros, so that oneDNN has its code.
+int casemate_convolutions_learn(const void* one, Report* report) {
+  return guarded(report, [&] {
+    casemate_learn(one);
+    return OK;
+  });
+}
+
+// Every convolution takes the way without oneDNN again.
+int casemate_convolutions_unlearn(Report* report) {
+  return guarded(report, [&] {
+    casemate_unlearn();
+    return OK;
+  });
+}
+
+// Whether there are any for the next function. Asked after each batch.
+int casemate_convolutions_any() {
+  return casemate_met_any() ? 1 : 0;
+}
+
+// Those that were met since the last call.
+int casemate_convolutions_met(void* into, size_t room, size_t* count, Report* report) {
+  return guarded(report, [&] {
+    *count = casemate_met(into, room);
     return OK;
   });
 }

@@ -187,6 +187,37 @@ impl Module {
         Ok(lines(names.get(..length).unwrap_or_default()))
     }
 
+    /// Makes a frozen copy, which [`Module::graphs`] shows beside the original.
+    pub fn freeze(&mut self) -> Result<(), Fault> {
+        Report::collect(|report| {
+            // SAFETY: `loaded` is never freed, and exclusively borrowed here; `report` is alive for the call.
+            unsafe { casemate_freeze(self.loaded.as_ptr(), report) }
+        })
+    }
+
+    /// Puts the frozen copy in the place of the original, if their answers are no further apart; says how far they are.
+    pub fn adopt(&mut self, inputs: &[Tensor], names: &[CString], tolerance: f64) -> Result<f64, Fault> {
+        let inputs: Vec<*const AtTensor> = inputs.iter().map(|tensor| tensor.as_ptr().cast()).collect();
+        let names: Vec<*const c_char> = names.iter().map(|name| name.as_ptr()).collect();
+        let mut apart = f64::INFINITY;
+        Report::collect(|report| {
+            // SAFETY: as in `forward`; `apart` is alive for the call too.
+            unsafe {
+                casemate_adopt(
+                    self.loaded.as_ptr(),
+                    inputs.as_ptr(),
+                    inputs.len(),
+                    names.as_ptr(),
+                    names.len(),
+                    tolerance,
+                    &raw mut apart,
+                    report,
+                )
+            }
+        })?;
+        Ok(apart)
+    }
+
     /// Calls `forward`. The answer has one tensor for each name: a dictionary's by name, otherwise by position.
     pub fn forward(&mut self, inputs: &[Tensor], names: &[CString]) -> Result<Vec<Tensor>, Fault> {
         let inputs: Vec<*const AtTensor> = inputs.iter().map(|tensor| tensor.as_ptr().cast()).collect();
@@ -217,7 +248,7 @@ impl Module {
 
 /// `struct Report` of the shim.
 #[repr(C)]
-struct Report {
+pub(super) struct Report {
     text: *mut u8,
     room: usize,
     length: usize,
@@ -250,7 +281,7 @@ const MEMORY: c_int = 2;
 const OUTPUT: c_int = 3;
 
 impl Report {
-    fn collect(call: impl FnOnce(*mut Report) -> c_int) -> Result<(), Fault> {
+    pub(super) fn collect(call: impl FnOnce(*mut Report) -> c_int) -> Result<(), Fault> {
         let mut text = [0; MAX_DETAIL];
         let mut report = Self { text: text.as_mut_ptr(), room: text.len(), length: 0 };
         let code = call(&raw mut report);
@@ -281,6 +312,17 @@ unsafe extern "C" {
         names: *mut u8,
         room: usize,
         length: *mut usize,
+        report: *mut Report,
+    ) -> c_int;
+    fn casemate_freeze(loaded: *mut Loaded, report: *mut Report) -> c_int;
+    fn casemate_adopt(
+        loaded: *mut Loaded,
+        inputs: *const *const AtTensor,
+        count: usize,
+        names: *const *const c_char,
+        wanted: usize,
+        tolerance: f64,
+        apart: *mut f64,
         report: *mut Report,
     ) -> c_int;
     fn casemate_forward(

@@ -8,6 +8,7 @@ use casemate_ipc::tensor::{DType, Shape};
 use tch::{Device, Kind, TchError, Tensor};
 
 use super::super::contract::RunError;
+use super::super::shim::convolution;
 use super::super::shim::libtorch::{self, Fault, Module};
 use super::kind_of;
 
@@ -21,7 +22,12 @@ pub fn warm_up(code: RunTimeCode) -> Result<(), RunError> {
     every_type().map_err(failed)?;
     every_family().map_err(failed)?;
     randomness().map_err(failed)?;
-    small_module()
+    small_module()?;
+    // With oneDNN on, convolutions are its own business.
+    if code == RunTimeCode::Refused {
+        convolution::watch()?;
+    }
+    Ok(())
 }
 
 /// The profiling executor makes the first two calls slow, and its fuser would write machine code.

@@ -18,7 +18,7 @@ fn at_once(max_rows: u64) -> Rule {
 }
 
 fn riders(jobs: &[Job], rule: Rule) -> Vec<usize> {
-    match plan(jobs, rule, Instant::now() + Duration::from_millis(1)) {
+    match plan(jobs, rule, Duration::ZERO, Instant::now() + Duration::from_millis(1)) {
         Departure::Now(riders) => riders,
         other => panic!("{other:?}"),
     }
@@ -43,12 +43,29 @@ fn bytes_bound_a_batch() {
 
 #[test]
 fn company_is_waited_for_as_long_as_the_manifest_says() {
+    const ZERO: Duration = Duration::ZERO;
     let rule = Rule { delay: Duration::from_secs(1), ..at_once(2) };
     let one = [job(Some(1), 4)];
     let leave = one[0].queued() + rule.delay;
-    assert_eq!(plan(&one, rule, leave - Duration::from_millis(1)), Departure::At(leave));
-    assert_eq!(plan(&one, rule, leave), Departure::Now(vec![0]));
+    assert_eq!(plan(&one, rule, ZERO, leave - Duration::from_millis(1)), Departure::At(leave));
+    assert_eq!(plan(&one, rule, ZERO, leave), Departure::Now(vec![0]));
     let two = [job(Some(1), 4), job(Some(1), 4)];
-    assert_eq!(plan(&two, rule, Instant::now()), Departure::Now(vec![0, 1]));
-    assert_eq!(plan(&[], rule, Instant::now()), Departure::Empty);
+    assert_eq!(plan(&two, rule, ZERO, Instant::now()), Departure::Now(vec![0, 1]));
+    assert_eq!(plan(&[], rule, ZERO, Instant::now()), Departure::Empty);
+}
+
+#[test]
+fn nobody_waits_for_company_beyond_what_their_deadline_allows() {
+    let rule = Rule { delay: Duration::from_secs(60), ..at_once(8) };
+    // Deadlines of about 9 s; of two who ride, the sooner one's.
+    let jobs = [job(Some(1), 4), job(Some(1), 4)];
+    for (run, left) in [(3, 6), (0, 4)] {
+        let run = Duration::from_secs(run);
+        let Departure::At(leave) = plan(&jobs, rule, run, jobs[0].queued()) else { panic!("nobody waits") };
+        let left = (jobs[0].deadline() - leave).as_secs_f64() - f64::from(left);
+        assert!((0.0..0.6).contains(&left), "{left}");
+        assert_eq!(plan(&jobs, rule, run, leave), Departure::Now(vec![0, 1]));
+    }
+    let endless = Duration::from_secs(1 << 40);
+    assert_eq!(plan(&jobs, rule, endless, Instant::now()), Departure::Now(vec![0, 1]));
 }

@@ -11,7 +11,7 @@ use super::binary::{self, Tail};
 use super::head::{InputHead, InputParameters, OutputHead, RequestHead};
 use crate::refusal::{Kind, Refusal};
 use crate::request::{InferRequest, InputTensor, Inputs};
-use crate::response::InferResponse;
+use crate::response::{InferResponse, OutputTensor};
 
 /// What the parser knows of a request besides its body.
 #[derive(Debug, Clone)]
@@ -36,8 +36,10 @@ pub struct Wanted {
 /// A body to answer with.
 #[derive(Debug, Clone)]
 pub struct Rendered {
-    /// JSON, and the binary tensors behind it.
+    /// JSON, and the binary tensors behind it where they are small.
     pub body: Bytes,
+    /// Large binary tensors, which follow the body as they lie.
+    pub tail: Vec<Bytes>,
     /// Length of the JSON, where tensors follow it: goes into the header `Inference-Header-Content-Length`.
     pub json_length: Option<usize>,
 }
@@ -76,8 +78,11 @@ pub fn parse(envelope: Envelope, body: &Bytes) -> Result<(InferRequest, Wanted),
 
 /// Writes an answer. Tensors stand in the order of the response, whichever form each has.
 pub fn render(response: &InferResponse, wanted: &Wanted) -> Rendered {
-    let numbers: usize = response.outputs.iter().map(|o| o.data.len()).sum();
-    let mut out = Vec::with_capacity(numbers.saturating_mul(2).saturating_add(256));
+    let binary = |o: &&OutputTensor| wanted.is_binary(&o.name);
+    let bytes: usize = response.outputs.iter().filter(binary).map(|o| o.data.len()).sum();
+    let apart = bytes > SMALL;
+    let room = text_length(response, wanted).saturating_add(if apart { 0 } else { bytes });
+    let mut out = Vec::with_capacity(room);
     out.extend(b"{\"model_name\":");
     text(response.model.name.as_str(), &mut out);
     out.extend(b",\"model_version\":");
@@ -103,12 +108,34 @@ pub fn render(response: &InferResponse, wanted: &Wanted) -> Rendered {
         }
     }
     out.extend(b"]}");
-    let mut json_length = None;
-    for output in response.outputs.iter().filter(|o| wanted.is_binary(&o.name)) {
+    let (mut json_length, mut tail) = (None, Vec::new());
+    for output in response.outputs.iter().filter(binary) {
         json_length.get_or_insert(out.len());
-        out.extend_from_slice(&output.data);
+        if apart {
+            tail.push(output.data.clone());
+        } else {
+            out.extend_from_slice(&output.data);
+        }
     }
-    Rendered { body: out.into(), json_length }
+    Rendered { body: out.into(), tail, json_length }
+}
+
+/// About how long the text of an answer will be, in bytes.
+pub fn text_length(response: &InferResponse, wanted: &Wanted) -> usize {
+    let texts = response.outputs.iter().filter(|o| !wanted.is_binary(&o.name));
+    texts.map(|o| o.data.len().saturating_mul(2)).fold(256, usize::saturating_add)
+}
+
+impl Rendered {
+    /// All of it, in bytes.
+    pub fn len(&self) -> usize {
+        self.tail.iter().map(Bytes::len).fold(self.body.len(), usize::saturating_add)
+    }
+
+    /// Whether there is nothing in it.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
 }
 
 impl Wanted {
@@ -212,6 +239,8 @@ fn text(value: &(impl Serialize + ?Sized), out: &mut Vec<u8>) {
     let _ = serde_json::to_writer(out, value);
 }
 
+/// Up to here a copy costs less than one more part of an answer.
+const SMALL: usize = 16 * 1024;
 /// Longest `id`, in bytes.
 const MAX_ID: usize = 256;
 /// Longest message about JSON that cannot be read; serde quotes the client's own text in some.

@@ -5,9 +5,10 @@ mod head;
 pub mod json;
 
 use axum::Router;
+use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{FromRequestParts, RawPathParams, Request, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderValue, StatusCode};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode};
 use axum::response::Response;
 use axum::routing::{get, post};
 use casemate_ipc::id::{ModelName, Version};
@@ -16,11 +17,13 @@ use serde::Serialize;
 use serde_json::json;
 
 use self::binary::JSON_LENGTH;
-use self::json::Envelope;
+use self::json::{Envelope, Rendered};
 use super::answer::{json, with_type};
-use super::intake::Intake;
+use super::intake::{self, Intake};
+use super::pieces::Pieces;
 use crate::refusal::{Kind, Refusal};
 use crate::status::State as ModelState;
+use crate::trace::Stage;
 
 /// Every route of the protocol.
 pub fn router() -> Router<Intake> {
@@ -62,25 +65,66 @@ impl FromRequestParts<Intake> for Target {
 // === inference ===
 
 async fn infer(State(intake): State<Intake>, target: Target, request: Request) -> Result<Response, Refusal> {
+    run(&intake, target, request).await
+}
+
+/// What an inference's path names, where it is written plainly; whatever is not plain is the router's.
+pub fn target(method: &Method, path: &str) -> Option<Target> {
+    let path = path.strip_prefix("/v2/models/")?.strip_suffix("/infer").filter(|_| method == Method::POST)?;
+    match path.split_once("/versions/") {
+        Some((model, version)) => Some(Target { model: model.parse().ok()?, version: Some(version.parse().ok()?) }),
+        None => Some(Target { model: path.parse().ok()?, version: None }),
+    }
+}
+
+/// The trip of one inference.
+pub async fn run<B>(intake: &Intake, target: Target, request: hyper::Request<B>) -> Result<Response, Refusal>
+where
+    B: HttpBody<Data = Bytes> + Unpin,
+{
     let _running = intake.metrics.request_begun();
-    let taken = intake.take(request).await.map_err(|refusal| intake.refused(refusal))?;
-    let (visitor, body) = (taken.visitor, taken.body);
-    let parsed = binary::json_length(&taken.headers).and_then(|json_length| {
-        let Target { model, version } = target;
-        json::parse(Envelope { model, version, json_length, most: visitor.body_limit() }, &body)
-    });
+    let patience = intake::patience(request.headers()).map_err(|refusal| intake.refused(refusal))?;
+    intake.pipeline.knock(&target.model, target.version.as_ref(), patience)?;
+    let taken = intake.take(request, patience).await.map_err(|refusal| intake.refused(refusal))?;
+    let (visitor, body, trace) = (taken.visitor, taken.body, taken.trace);
+    let parsed = match binary::json_length(&taken.headers) {
+        Ok(json_length) => {
+            let Target { model, version } = target;
+            let envelope = Envelope { model, version, json_length, most: visitor.body_limit() };
+            // Whose JSON is short: the tensors behind it are not looked at.
+            let text = json_length.and_then(|length| usize::try_from(length).ok()).unwrap_or(body.len());
+            intake.desk.run_if(text > LONG, move || json::parse(envelope, &body)).await.unwrap_or_else(|| Err(broken()))
+        }
+        Err(refusal) => Err(refusal),
+    };
     let (request, wanted) = parsed.map_err(|refusal| intake.refused(refusal))?;
-    // Binary tensors hold on to it as long as they need to.
-    drop(body);
-    let answer = intake.pipeline.infer(visitor, request).await?;
-    let rendered = json::render(&answer, &wanted);
-    intake.metrics.bytes_out(rendered.body.len() as u64);
-    let media_type = if rendered.json_length.is_some() { "application/octet-stream" } else { "application/json" };
-    let mut response = with_type(StatusCode::OK, HeaderValue::from_static(media_type), rendered.body);
-    if let Some(length) = rendered.json_length {
+    trace.end(Stage::Parse);
+    let answer = intake.pipeline.infer(visitor, request, &trace).await?;
+    let long = json::text_length(&answer, &wanted) > LONG;
+    let rendered = intake.desk.run_if(long, move || json::render(&answer, &wanted)).await.ok_or_else(broken)?;
+    intake.metrics.bytes_out(rendered.len() as u64);
+    let Rendered { body, tail, json_length } = rendered;
+    let media_type = if json_length.is_some() { "application/octet-stream" } else { "application/json" };
+    let body = if tail.is_empty() { Body::from(body) } else { Body::new(Pieces::new(body, tail)) };
+    let mut response = with_type(StatusCode::OK, HeaderValue::from_static(media_type), body);
+    if let Some(length) = json_length {
         response.headers_mut().insert(JSON_LENGTH, HeaderValue::from(length));
     }
+    trace.end(Stage::Render);
+    if let Some(timing) = trace.header().and_then(|text| HeaderValue::try_from(text).ok()) {
+        response.headers_mut().insert(TIMING, timing);
+    }
     Ok(response)
+}
+
+/// A text that takes longer than a millisecond or so would hold up everybody else's requests.
+const LONG: usize = 64 * 1024;
+
+/// Where the time of a traced request went.
+const TIMING: HeaderName = HeaderName::from_static("server-timing");
+
+fn broken() -> Refusal {
+    Refusal::new(Kind::Internal, "a request or its answer could not be read or written; this is a fault of the server")
 }
 
 // === health and metadata ===

@@ -1,0 +1,46 @@
+//! A manifest that asks for freezing gets the same answers, or the model as it is.
+
+#![allow(clippy::cloned_ref_to_slice_refs, reason = "a list of inputs reads as one")]
+
+mod cell;
+
+use casemate_tests::forge::Forge;
+use cell::{Birth, f32s};
+use sha2::{Digest, Sha256};
+
+const ROWS: [f32; 8] = [1.0, 2.0, 3.0, 4.0, -1.0, 0.0, 5.0, 2.0];
+
+fn birth(forward: &str, engine: &str) -> Birth {
+    let model =
+        Forge::new("M").forward(&format!("def forward(self, x: Tensor) -> Tensor:\n  return {forward}")).bytes();
+    let sha256: String = Sha256::digest(&model).iter().map(|b| format!("{b:02x}")).collect();
+    let manifest = format!(
+        "format = \"torchscript\"\nsha256 = \"{sha256}\"\n[[input]]\nname = \"x\"\ndtype = \"FP32\"\nshape = [-1, 4]\n\
+         [[output]]\nname = \"y\"\ndtype = \"FP32\"\nshape = [-1, 4]\n{engine}"
+    );
+    Birth { manifest: Some(manifest), ..Birth::torch(model) }
+}
+
+#[test]
+fn a_frozen_model_answers_as_before() {
+    let forward = "torch.relu(torch.linear(x, torch.ones([4, 4]).mul(0.5), torch.ones([4])))";
+    let answer = |engine: &str| {
+        let mut cell = birth(forward, engine).ready();
+        let answer = cell.run(&[f32s(&[2, 4], &ROWS)])[0].to_f32s();
+        (answer, cell.log())
+    };
+    let (plain, said) = answer("");
+    assert!(!said.contains("frozen"), "{said}");
+    let (frozen, said) = answer("[engine]\nfreeze = true\n");
+    assert!(said.contains("frozen: its answers are 0.0e0 apart"), "{said}");
+    assert_eq!(plain, frozen);
+}
+
+/// It answers otherwise each time, so a copy of it answers otherwise than it did.
+#[test]
+fn a_model_that_answers_otherwise_is_left_as_it_is() {
+    let mut cell = birth("torch.rand([x.size(0), 4])", "[engine]\nfreeze = true\n").ready();
+    let said = cell.log();
+    assert!(said.contains("not frozen: its answers are"), "{said}");
+    cell.run(&[f32s(&[2, 4], &ROWS)]);
+}
