@@ -67,9 +67,13 @@ impl Running {
         bytes.saturating_add((tensors * ALIGN) as u64)
     }
 
+    /// When the operator's time for everybody in it is over.
+    fn limit(&self) -> Option<Instant> {
+        self.jobs.iter().map(Job::limit).max()
+    }
+
     fn overdue(&self, usual: Duration) -> Option<Instant> {
-        let last = self.jobs.iter().map(Job::limit).max()?;
-        Some(last.max(self.since + MOMENT.max(usual.saturating_mul(USUAL_RUNS))))
+        Some(self.limit()?.max(self.since + MOMENT.max(usual.saturating_mul(USUAL_RUNS))))
     }
 }
 
@@ -150,10 +154,10 @@ impl Flight {
     }
 
     /// Everything that the worker had.
-    pub fn crash(self, usual: Duration, now: Instant) -> Crash {
+    pub fn crash(self, now: Instant) -> Crash {
         let mut crash = Crash { late: Vec::new(), begun: Vec::new(), untouched: Vec::new() };
         for (place, running) in self.running.into_iter().enumerate() {
-            let late = running.overdue(usual).is_some_and(|overdue| overdue <= now);
+            let late = running.limit().is_some_and(|limit| limit <= now);
             let into = match place < self.instances {
                 true if late => &mut crash.late,
                 true => &mut crash.begun,

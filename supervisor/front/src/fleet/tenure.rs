@@ -117,9 +117,8 @@ impl Tenure {
         };
         let mut flight = Flight::new(self.slots, self.instances, self.ahead);
         let end = self.run(&declared, &mut flight, tally, stop, &mut answered).await;
-        let usual = self.handle.queue.usual_run();
         self.handle.queue.interrupted();
-        self.leave(flight.crash(usual, Instant::now()), &end);
+        self.leave(flight.crash(Instant::now()), &end);
         end
     }
 
