@@ -135,6 +135,10 @@ pub struct Grant {
     pub worker: WorkerId,
     /// Threads that one operator may use.
     pub threads: u32,
+    /// Batches that it runs at once, each on a thread of its own.
+    pub instances: u32,
+    /// CPUs, by number, that it keeps to; all that it may run on where there is none.
+    pub cores: Vec<u32>,
     /// The request arena.
     pub requests: Geometry,
     /// The response arena.

@@ -8,6 +8,7 @@
 #![deny(unsafe_code)]
 
 pub mod convolution;
+pub mod cores;
 pub mod frame;
 pub mod id;
 #[expect(unsafe_code, reason = "descriptors that come as plain numbers")]

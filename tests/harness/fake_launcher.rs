@@ -193,7 +193,7 @@ impl House {
         let (killed, gone) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let duplicate = || channel.as_fd().try_clone_to_owned().expect("a duplicate");
         let (socket, end) = (duplicate(), duplicate());
-        let geometry = self.config.requests();
+        let geometry = self.config.requests_of(&self.config.model(&model.name));
         let puppet = Puppet::new(before, channel, [requests, responses, print], geometry, Arc::clone(&killed));
         let name = model.name.to_string();
         let part = Arc::clone(&self.parts[&name]);

@@ -69,6 +69,9 @@ pub enum BootError {
     /// A thread count that makes no sense.
     #[error("the grant is for {0} threads")]
     Threads(u32),
+    /// An instance count that makes no sense.
+    #[error("the grant is for {0} instances in {1} slots")]
+    Instances(u32, u32),
     /// The request arena is not what was promised.
     #[error("request arena: {0}")]
     Requests(#[source] SealError),
@@ -105,7 +108,11 @@ fn take() -> Result<Estate, BootError> {
     if !(1..=MAX_THREADS).contains(&grant.threads) {
         return Err(BootError::Threads(grant.threads));
     }
-    let Grant { requests: inward, responses: outward, .. } = grant;
+    let Grant { requests: inward, responses: outward, instances, .. } = grant;
+    let slots = inward.slots.min(outward.slots);
+    if !(1..=slots).contains(&instances) {
+        return Err(BootError::Instances(instances, slots));
+    }
     Ok(Estate {
         requests: Reader::open(own(fd::WORKER_REQUESTS)?, inward).map_err(BootError::Requests)?,
         responses: Writer::open(own(fd::WORKER_RESPONSES)?, outward).map_err(BootError::Responses)?,

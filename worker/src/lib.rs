@@ -1,12 +1,13 @@
 //! The cell: one model, locked down before its first byte is read.
 //!
 //! [`phases`] is the trip from birth to serving. [`boot`] checks what the worker was born with, [`warm`] does the trusted
-//! work that the cage would not allow later, [`model`] proves the bytes, [`engine`] runs them, [`serve`] carries batches in
-//! and out. [`probe`] tries to get out, for the tests of the cage.
+//! work that the cage would not allow later, [`crew`] are the threads beside the first one, [`model`] proves the bytes,
+//! [`engine`] runs them, [`serve`] carries batches in and out. [`probe`] tries to get out, for the tests of the cage.
 
 #![deny(unsafe_code)]
 
 pub mod boot;
+pub mod crew;
 pub mod engine;
 pub mod model;
 pub mod phases;

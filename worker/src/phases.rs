@@ -6,20 +6,25 @@
 //! Until `seal` has succeeded no byte of the model or of its manifest has been read by anything. The sizes of its
 //! convolutions are, where the operator had them written down: few numbers within bounds.
 
+use std::iter;
+use std::sync::mpsc;
 use std::time::Instant;
 
+use casemate_ipc::cores;
 use casemate_ipc::launch::{Grant, RunTimeCode, exit_code};
 use casemate_ipc::layer::Waiver;
 use casemate_ipc::work::{FromWorker, GateCode, Inside, Step, detail};
 use casemate_lockdown::{self as lockdown, Report, Requirements, Sealed};
-use nix::unistd::geteuid;
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::{Pid, geteuid};
 
 use crate::boot::{self, Born, Estate};
-use crate::engine::contract::{Engine, ToFront};
+use crate::crew::{Crew, Duty};
+use crate::engine::contract::{Engine, RunError, ToFront};
 use crate::engine::{self, shim};
 use crate::model::gate::{self, GateError};
 use crate::model::verify;
-use crate::serve::Cell;
+use crate::serve::{Cell, ServeError};
 use crate::warm;
 
 /// Goes all the way. It ends the process itself: closing the channel is a call that the last filter does not allow.
@@ -32,8 +37,10 @@ pub fn run() -> ! {
             shim::exit(exit_code::BOOT)
         }
     };
-    let lived = estate.map_err(|error| Stop::at(Step::Boot, error)).and_then(|estate| live(&front, estate));
-    shim::exit(lived.unwrap_or_else(|stop| stop.say(&front)))
+    // Whatever serves is used by every instance until the process ends.
+    let front: &'static ToFront = Box::leak(Box::new(front));
+    let lived = estate.map_err(|error| Stop::at(Step::Boot, error)).and_then(|estate| live(front, estate));
+    shim::exit(lived.unwrap_or_else(|stop| stop.say(front)))
 }
 
 /// A step that failed.
@@ -45,9 +52,9 @@ struct Stop {
 }
 
 /// The trip from the first lock on; returns when serving is over.
-fn live(front: &ToFront, estate: Estate) -> Result<i32, Stop> {
+fn live(front: &'static ToFront, estate: Estate) -> Result<i32, Stop> {
     let Estate { grant, requests, responses, model, manifest } = estate;
-    let (sealed, inside, warmed) = cage(&grant)?;
+    let (sealed, inside, crew, warmed) = cage(&grant)?;
     let verified = verify::verify(&sealed, manifest.bytes(), model.bytes(), engine::platform);
     let verified = verified.map_err(|error| Stop::at(Step::Verify, error))?;
     if warmed.is_some_and(|sha256| sha256 != verified.declared.sha256) {
@@ -73,33 +80,56 @@ fn live(front: &ToFront, estate: Estate) -> Result<i32, Stop> {
         };
         shim::log(2, said.as_bytes());
     }
-    let declared = verified.declared;
+    let declared = Box::leak(Box::new(verified.declared));
     // The engine has its own copy of what it needs; the file's memory can be as large again.
     drop((model, manifest));
-    let mut cell = Cell {
+    let others = iter::repeat_with(|| engine.another()).take(crew.len()).collect::<Result<Vec<_>, _>>();
+    let others = others.map_err(|error| Stop::at(Step::Load, error))?;
+    let (requests, responses) = (Box::leak(Box::new(requests)), Box::leak(Box::new(responses)));
+    let cell = |engine: Box<dyn Engine>| Cell {
         front,
-        requests: &requests,
-        responses: &responses,
+        requests,
+        responses,
         slot_bytes: grant.responses.slot_bytes,
         signature: &declared.signature,
         batched: declared.max_batch_size > 1,
         engine,
     };
-    cell.trial().map_err(|error| Stop::at(Step::Trial, error))?;
+    let mut own = cell(engine);
+    own.trial(0).map_err(|error| Stop::at(Step::Trial, error))?;
+    join(&crew, others.into_iter().map(cell)).map_err(|error| Stop::at(Step::Trial, error))?;
     let load_us = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
     tell(front, Step::Trial, &FromWorker::Ready { load_us })?;
 
-    match cell.serve() {
-        Ok(()) => Ok(exit_code::DONE),
-        Err(error) => {
-            shim::log(2, format!("serve: {error}\n").as_bytes());
-            Ok(error.exit_code())
-        }
-    }
+    Ok(code_of(own.serve()))
 }
 
-/// Puts the whole cage on, in the one order that works. The last of the three is which model code was made for.
-fn cage(grant: &Grant) -> Result<(Sealed, Inside, Option<[u8; 32]>), Stop> {
+/// Gives each further instance to its thread, which tries it and serves. Returns when all have been tried.
+fn join(crew: &Crew, cells: impl Iterator<Item = Cell<'static>>) -> Result<(), RunError> {
+    let (tried, hear) = mpsc::channel();
+    crew.assign((1..).zip(cells).map(|(slot, mut cell)| {
+        let tried = tried.clone();
+        Box::new(move || {
+            let trial = cell.trial(slot);
+            let passed = trial.is_ok();
+            let _ = tried.send(trial);
+            if passed {
+                shim::exit(code_of(cell.serve()));
+            }
+        }) as Duty
+    }));
+    hear.iter().take(crew.len()).collect()
+}
+
+/// The exit code of an instance whose serving is over, and so of the worker.
+fn code_of(served: Result<(), ServeError>) -> i32 {
+    let Err(error) = served else { return exit_code::DONE };
+    shim::log(2, format!("serve: {error}\n").as_bytes());
+    error.exit_code()
+}
+
+/// Puts the whole cage on, in the one order that works. The last of the four is which model code was made for.
+fn cage(grant: &Grant) -> Result<(Sealed, Inside, Crew, Option<[u8; 32]>), Stop> {
     let code = match grant.run_time_code {
         RunTimeCode::Refused if grant.shapes.is_empty() => lockdown::RunTimeCode::Refused,
         RunTimeCode::Refused => lockdown::RunTimeCode::Warmed,
@@ -116,12 +146,35 @@ fn cage(grant: &Grant) -> Result<(Sealed, Inside, Option<[u8; 32]>), Stop> {
     };
     let (locked, report) = lockdown::lock(confined, &requirements).map_err(|error| Stop::at(Step::Lock, error))?;
     note(grant, &report);
+    let crew = muster(grant)?;
+    keep_to(cores::share(&grant.cores, 0, grant.instances)).map_err(|error| Stop::at(Step::Warm, error))?;
     engine::start_threads(grant.threads).map_err(|error| Stop::at(Step::Warm, error))?;
     // After the threads: oneDNN's code depends on how many there are.
     let warmed = (code == lockdown::RunTimeCode::Warmed).then(|| engine::learn(&grant.shapes)).flatten();
     let sealed = lockdown::seal(locked).map_err(|error| Stop::at(Step::Lock, error))?;
     let inside = Inside { no_exec_gain: sealed.no_exec_gain(), ..inside(&report) };
-    Ok((sealed, inside, warmed))
+    Ok((sealed, inside, crew, warmed))
+}
+
+/// The threads of the further instances.
+fn muster(grant: &Grant) -> Result<Crew, Stop> {
+    let Grant { threads, instances, .. } = *grant;
+    let all = grant.cores.clone();
+    let ready = move |number| {
+        keep_to(cores::share(&all, number, instances)).map_err(|error| RunError::Model(error.to_string()))?;
+        engine::ready_thread(threads)
+    };
+    Crew::muster(1..instances, ready).map_err(|error| Stop::at(Step::Warm, error))
+}
+
+/// Keeps the calling thread, and what it starts, to these CPUs; to those that the worker has where there is none.
+fn keep_to(cores: &[u32]) -> nix::Result<()> {
+    if cores.is_empty() {
+        return Ok(());
+    }
+    let mut set = CpuSet::new();
+    cores.iter().try_for_each(|core| set.set(*core as usize))?;
+    sched_setaffinity(Pid::from_raw(0), &set)
 }
 
 /// The same for the front, which compares it with what the launcher reads from outside.

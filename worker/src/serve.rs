@@ -1,4 +1,7 @@
-//! Batch in, run, batch out: one thread, one batch at a time, nothing that grows from one to the next.
+//! Batch in, run, batch out: one batch at a time on a thread, nothing that grows from one to the next.
+//!
+//! Every instance of a worker has a [`Cell`] on a thread of its own. All of them wait at the same socket: the kernel gives
+//! each packet to one that waits, so a batch goes to an idle instance, and there is nobody in between.
 
 use std::time::Instant;
 
@@ -12,7 +15,7 @@ use thiserror::Error;
 
 use crate::engine::contract::{Answer, Batch, Engine, RunError, ToFront};
 
-/// A loaded model with everything that it is served through.
+/// One instance of a loaded model with everything that it is served through.
 pub struct Cell<'a> {
     /// The channel.
     pub front: &'a ToFront,
@@ -70,14 +73,14 @@ impl Cell<'_> {
     }
 
     /// The first run: zeros, as few as the declaration allows. A model whose free dimensions cannot all be 1 (a picture
-    /// that must be larger than a kernel) gets them larger, step by step.
-    pub fn trial(&mut self) -> Result<(), RunError> {
+    /// that must be larger than a kernel) gets them larger, step by step. Instances that try at once do so in slots of their own.
+    pub fn trial(&mut self, slot: u32) -> Result<(), RunError> {
         let mut last = Ok(());
         for free in [1, 8, 64, 224] {
             let inputs = self.signature.inputs.iter().map(|spec| placeholder(spec, free));
             let inputs = inputs.collect::<Result<Vec<_>, _>>()?;
             let batch = Batch::zeros(&inputs);
-            last = self.answer(&batch, 0).map(drop);
+            last = self.answer(&batch, slot).map(drop);
             let another_size_may_do = matches!(last, Err(RunError::Model(_))) && self.has_inner_freedom();
             if !another_size_may_do {
                 break;

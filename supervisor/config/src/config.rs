@@ -1,10 +1,11 @@
 //! The checked config; [`Config::parse`] is its only constructor.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use casemate_ipc::cores;
 use casemate_ipc::id::ModelName;
 use casemate_ipc::launch::{Geometry, GraphPolicy, RunTimeCode};
 use casemate_ipc::layer::Waiver;
@@ -101,7 +102,27 @@ pub enum ConfigError {
         /// Most.
         most: u64,
     },
-    /// A model's CPUs.
+    /// A model's CPUs by number.
+    #[error("models.{model}.cores names CPU {core}{why}")]
+    Cores {
+        /// Which model.
+        model: ModelName,
+        /// Which CPU.
+        core: u32,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// More threads than one worker may have.
+    #[error("models.{model}: {instances} instances of {threads} threads each; a worker may have {THREADS_MOST} in all")]
+    Threads {
+        /// Which model.
+        model: ModelName,
+        /// Instances of one worker.
+        instances: u32,
+        /// Threads of each.
+        threads: u32,
+    },
+    /// A model's CPU time.
     #[error("models.{model}.cpus = {found} must be 0 (as many as there are) or {CPUS_LEAST} to {CPUS_MOST}")]
     Cpus {
         /// Which model.
@@ -117,8 +138,12 @@ const CPUS_MOST: f64 = 1024.0;
 /// Most operators that `extra_ops` may name.
 pub const MAX_EXTRA_OPS: usize = 64;
 
-/// Slots of an arena: one batch runs while the next is being written.
-pub const SLOTS: u32 = 2;
+/// Most batches that one worker runs at once.
+pub const INSTANCES_MOST: u64 = 64;
+/// Most workers of one model that serve at once.
+pub const WORKERS_MOST: u64 = 16;
+/// Most threads of one worker where it has several instances.
+const THREADS_MOST: u32 = 256;
 
 impl Config {
     /// Reads a config file's text.
@@ -160,14 +185,24 @@ impl Config {
         defaults(&self.limits, &self.graph)
     }
 
-    /// The request arena of every worker.
+    /// The request arena of a worker of one instance.
     pub fn requests(&self) -> Geometry {
-        Geometry { slots: SLOTS, slot_bytes: slot(self.limits.request_bytes) }
+        Geometry { slots: slots(1), slot_bytes: slot(self.limits.request_bytes) }
     }
 
-    /// The response arena of every worker.
+    /// The response arena of a worker of one instance.
     pub fn responses(&self) -> Geometry {
-        Geometry { slots: SLOTS, slot_bytes: slot(self.limits.response_bytes) }
+        Geometry { slots: slots(1), slot_bytes: slot(self.limits.response_bytes) }
+    }
+
+    /// The request arena of a worker of this model.
+    pub fn requests_of(&self, model: &ModelConfig) -> Geometry {
+        Geometry { slots: slots(model.instances), ..self.requests() }
+    }
+
+    /// The response arena of a worker of this model.
+    pub fn responses_of(&self, model: &ModelConfig) -> Geometry {
+        Geometry { slots: slots(model.instances), ..self.responses() }
     }
 
     /// Whether the operator goes without a layer.
@@ -181,6 +216,11 @@ impl Config {
     }
 }
 
+/// Slots of an arena: one for each batch that runs, and one for the next that is being written.
+const fn slots(instances: u32) -> u32 {
+    instances.saturating_add(1)
+}
+
 /// A slot's bytes: what may come, room to align each tensor, whole pages.
 fn slot(bytes: u64) -> u64 {
     const PAGE: u64 = 4096;
@@ -192,9 +232,12 @@ fn defaults(limits: &Limits, graph: &GraphPolicy) -> ModelConfig {
     ModelConfig {
         versions: Versions::Latest,
         threads,
+        instances: 1,
+        workers: 1,
+        cores: Vec::new(),
         memory_bytes: limits.worker_memory_mib << 20,
         run_time_code: RunTimeCode::Refused,
-        cpu_millis: one_cpu_each(threads),
+        cpu_millis: one_cpu_each(threads, 1),
         graph: graph.clone(),
         caps: Caps::default(),
     }
@@ -218,8 +261,22 @@ fn check_caps(name: &ModelName, raw: &RawModel) -> Result<Caps, ConfigError> {
 }
 
 /// What a model needs to keep its threads busy, and no more.
-const fn one_cpu_each(threads: u32) -> Option<u32> {
-    Some(threads.saturating_mul(1000))
+const fn one_cpu_each(threads: u32, instances: u32) -> Option<u32> {
+    Some(threads.saturating_mul(instances).saturating_mul(1000))
+}
+
+fn check_cores(name: &ModelName, cores: Vec<u32>) -> Result<Vec<u32>, ConfigError> {
+    let fault = |core, why| Err(ConfigError::Cores { model: name.clone(), core, why });
+    let mut seen = BTreeSet::new();
+    for core in &cores {
+        if *core > cores::MOST {
+            return fault(*core, "; 1023 is the last that can be named");
+        }
+        if !seen.insert(*core) {
+            return fault(*core, " twice");
+        }
+    }
+    Ok(cores)
 }
 
 fn check_cpus(name: &ModelName, found: f64) -> Result<Option<u32>, ConfigError> {
@@ -248,23 +305,34 @@ fn check_graph(raw: RawGraph) -> Result<GraphPolicy, ConfigError> {
 }
 
 fn check_model(name: &ModelName, raw: RawModel, defaults: ModelConfig) -> Result<ModelConfig, ConfigError> {
-    let bounded = |key: &'static str, limit: &str, found: u64| {
-        let (least, most) = Limits::TABLE.iter().find(|l| l.name == limit).map_or((1, 1), |l| (l.least, l.most));
+    let within = |key: &'static str, found: u64, least: u64, most: u64| {
         if (least..=most).contains(&found) {
             Ok(found)
         } else {
             Err(ConfigError::Model { model: name.clone(), key, found, least, most })
         }
     };
+    let bounded = |key: &'static str, limit: &str, found: u64| {
+        let (least, most) = Limits::TABLE.iter().find(|l| l.name == limit).map_or((1, 1), |l| (l.least, l.most));
+        within(key, found, least, most)
+    };
     let caps = check_caps(name, &raw)?;
     let ModelConfig { mut versions, mut threads, mut memory_bytes, mut cpu_millis, mut graph, .. } = defaults;
+    let (instances, workers) = (raw.instances.unwrap_or(1), raw.workers.unwrap_or(1));
+    within("instances", instances.into(), 1, INSTANCES_MOST)?;
+    within("workers", workers.into(), 1, WORKERS_MOST)?;
     if let Some(written) = raw.graph {
         graph = check_graph(written)?;
     }
     if let Some(written) = raw.threads {
         bounded("threads", "threads", written.into())?;
         threads = written;
-        cpu_millis = one_cpu_each(threads);
+    }
+    if instances > 1 && threads.saturating_mul(instances) > THREADS_MOST {
+        return Err(ConfigError::Threads { model: name.clone(), instances, threads });
+    }
+    if raw.threads.is_some() || instances > 1 {
+        cpu_millis = one_cpu_each(threads, instances);
     }
     if let Some(written) = raw.cpus {
         cpu_millis = check_cpus(name, written)?;
@@ -281,7 +349,19 @@ fn check_model(name: &ModelName, raw: RawModel, defaults: ModelConfig) -> Result
             _ => return Err(ConfigError::Versions { model: name.clone(), word: word.chars().take(32).collect() }),
         },
     }
-    Ok(ModelConfig { versions, threads, memory_bytes, cpu_millis, run_time_code: raw.run_time_code, graph, caps })
+    let (cores, run_time_code) = (check_cores(name, raw.cores)?, raw.run_time_code);
+    Ok(ModelConfig {
+        versions,
+        threads,
+        instances,
+        workers,
+        cores,
+        memory_bytes,
+        cpu_millis,
+        run_time_code,
+        graph,
+        caps,
+    })
 }
 
 const UID_REST_MOST: u64 = 604_800;
@@ -380,7 +460,19 @@ mod tests {
         let memory_bytes = 128 << 20;
         let run_time_code = RunTimeCode::Allowed;
         let (cpu_millis, graph, caps) = (Some(4000), GraphPolicy::default(), Caps::default());
-        let expected = ModelConfig { versions, threads: 4, memory_bytes, cpu_millis, run_time_code, graph, caps };
+        let (instances, workers, cores) = (1, 1, Vec::new());
+        let expected = ModelConfig {
+            versions,
+            threads: 4,
+            instances,
+            workers,
+            cores,
+            memory_bytes,
+            cpu_millis,
+            run_time_code,
+            graph,
+            caps,
+        };
         assert_eq!(model, expected);
         let text = "store = \"/s\"\n[models.a]\nmax_batch_size = 4\nmax_batch_delay_ms = 0\ndeadline_ms = 500";
         let capped = Config::parse(text).unwrap().model(&"a".parse().unwrap()).caps;
@@ -394,6 +486,31 @@ mod tests {
         assert_eq!(cpus("cpus = 0"), None);
         assert_eq!(cpus(""), Some(3000));
         assert_eq!(cpus("threads = 2"), Some(2000));
+    }
+
+    #[test]
+    fn instances_and_workers_have_bounds_and_say_them() {
+        let of = |lines: &str| {
+            let config = Config::parse(&format!("store = \"/s\"\n[models.a]\n{lines}"));
+            config.map(|config| (config.model(&"a".parse().unwrap()), config))
+        };
+        let (model, config) = of("instances = 3\nworkers = 2\nthreads = 2\ncores = [2, 0, 1]").unwrap();
+        assert_eq!((model.instances, model.workers, &*model.cores), (3, 2, &[2, 0, 1][..]));
+        assert_eq!(model.cpu_millis, Some(6000), "a CPU for each thread of each instance");
+        assert_eq!((config.requests_of(&model).slots, config.responses_of(&model).slots), (4, 4));
+        assert_eq!((config.requests().slots, config.any().instances, config.any().workers), (2, 1, 1));
+        assert_eq!(of("instances = 64\nworkers = 16\ncores = [1023]").unwrap().0.instances, 64);
+        for (lines, says) in [
+            ("instances = 0", "models.a.instances = 0 must be 1 to 64"),
+            ("instances = 65", "models.a.instances = 65 must be 1 to 64"),
+            ("workers = 0", "models.a.workers = 0 must be 1 to 16"),
+            ("workers = 17", "models.a.workers = 17 must be 1 to 16"),
+            ("instances = 2\nthreads = 200", "models.a: 2 instances of 200 threads each; a worker may have 256 in all"),
+            ("cores = [1, 1]", "models.a.cores names CPU 1 twice"),
+            ("cores = [1024]", "models.a.cores names CPU 1024; 1023 is the last that can be named"),
+        ] {
+            assert_eq!(of(lines).unwrap_err().to_string(), says);
+        }
     }
 
     #[test]

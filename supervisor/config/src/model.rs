@@ -11,6 +11,12 @@ pub struct ModelConfig {
     pub versions: Versions,
     /// Threads that one operator may use.
     pub threads: u32,
+    /// Batches that one worker runs at once, over one copy of the weights.
+    pub instances: u32,
+    /// Worker processes.
+    pub workers: u32,
+    /// CPUs, by number, that they keep to; all that there are where there is none.
+    pub cores: Vec<u32>,
     /// Bytes of memory that a worker may take for its data.
     pub memory_bytes: u64,
     /// Whether machine code may be made while the model runs.

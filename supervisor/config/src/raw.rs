@@ -67,6 +67,12 @@ pub struct RawModel {
     pub versions: Option<RawVersions>,
     /// Threads that one operator may use.
     pub threads: Option<u32>,
+    /// Batches that one worker runs at once.
+    pub instances: Option<u32>,
+    /// Worker processes.
+    pub workers: Option<u32>,
+    /// CPUs, by number, that its workers keep to.
+    pub cores: Vec<u32>,
     /// Memory that a worker may use, in MiB.
     pub memory_mib: Option<u64>,
     /// Whether the operator trusts this model so far that machine code may be made while it runs.

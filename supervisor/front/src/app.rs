@@ -15,12 +15,13 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::admit::permit::Room;
-use crate::desk::Desk;
 use crate::batch::queue::Bounds;
+use crate::desk::Desk;
 use crate::fleet::breaker::Rules;
 use crate::fleet::breakers::Breakers;
 use crate::fleet::handle::ModelHandle;
 use crate::fleet::launcher::{Catalogue, LaunchChannel, Launcher};
+use crate::fleet::seat::Seat;
 use crate::fleet::supervise::{Terms, supervise};
 use crate::fleet::turn::Turns;
 use crate::metrics::Metrics;
@@ -126,14 +127,16 @@ async fn serve(
         longest: Duration::from_millis(limits.breaker_longest_ms),
     });
     for model in &catalogue.models {
-        let ModelConfig { run_time_code, caps, .. } = config.model(&model.name);
-        let (waived, breakers, metrics) = (catalogue.waived.clone(), breakers.clone(), metrics.clone());
-        let handle = ModelHandle::new(model.clone(), waived, run_time_code, (bounds, caps), breakers, metrics);
+        let (waived, settings) = (catalogue.waived.clone(), config.model(&model.name));
+        let (breakers, metrics) = (breakers.clone(), metrics.clone());
+        let handle = ModelHandle::new(model.clone(), &settings, waived, bounds, breakers, metrics);
         handles.entry(model.name.clone()).or_default().insert(model.version.clone(), handle);
     }
     let terms = Terms {
         requests: config.requests(),
         responses: config.responses(),
+        instances: 1,
+        workers: 1,
         // One counts as two: a worker that starts must not wait for another's disk.
         turns: Turns::new(cpus.max(2)),
         load: Duration::from_millis(limits.load_ms),
@@ -147,8 +150,14 @@ async fn serve(
     };
     let mut supervisors = JoinSet::new();
     for handle in handles.values().flat_map(BTreeMap::values) {
-        let (handle, launcher) = (Arc::clone(handle), launcher.clone());
-        supervisors.spawn(supervise(handle, launcher, terms.clone(), metrics.clone(), stopped.clone()));
+        let settings = config.model(&handle.model.name);
+        let (requests, responses) = (config.requests_of(&settings), config.responses_of(&settings));
+        let ModelConfig { instances, workers, .. } = settings;
+        let terms = Terms { requests, responses, instances, workers, ..terms.clone() };
+        for place in 0..workers as usize {
+            let (seat, launcher) = (Seat::new(Arc::clone(handle), place), launcher.clone());
+            supervisors.spawn(supervise(seat, launcher, terms.clone(), metrics.clone(), stopped.clone()));
+        }
     }
     let pipeline = Pipeline::new(House {
         models: handles,

@@ -37,6 +37,17 @@ pub struct Served {
 #[must_use]
 pub struct InFlight(Gauge);
 
+/// The numbers of one worker, to be written without a look-up.
+#[derive(Debug, Default)]
+pub struct WorkerNumbers {
+    /// 1 while it serves.
+    pub ready: Gauge,
+    /// Batches that it was given.
+    pub batches: Counter,
+    /// Batches that it has.
+    pub busy: Gauge,
+}
+
 #[derive(Debug)]
 struct Inner {
     registry: Registry,
@@ -51,6 +62,9 @@ struct Inner {
     refused: Family<Code, Counter>,
     worker_starts: Family<Model, Counter>,
     worker_exits: Family<Exit, Counter>,
+    worker_ready: Family<OfWorker, Gauge>,
+    worker_batches: Family<OfWorker, Counter>,
+    worker_busy: Family<OfWorker, Gauge>,
     log_dropped: Family<Model, Counter>,
     state: Family<InState, Gauge>,
     violations: Family<Breach, Counter>,
@@ -78,6 +92,14 @@ struct Exit {
     model: String,
     version: String,
     cause: &'static str,
+}
+
+/// By its place among the model's workers: ids grow without end.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfWorker {
+    model: String,
+    version: String,
+    worker: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -139,6 +161,14 @@ impl Metrics {
             refused: add(r, "refused", "Requests refused before a model was known", Family::default()),
             worker_starts: add(r, "worker_starts", "Workers that were started", Family::default()),
             worker_exits: add(r, "worker_exits", "Workers that ended, by cause", Family::default()),
+            worker_ready: add(
+                r,
+                "worker_ready",
+                "1 for a worker that serves, by its place among the workers of its model",
+                Family::default(),
+            ),
+            worker_batches: add(r, "worker_batches", "Batches that the worker in a place was given", Family::default()),
+            worker_busy: add(r, "worker_busy", "Batches that the worker in a place has now", Family::default()),
             log_dropped: bytes(
                 r,
                 "worker_log_dropped",
@@ -152,13 +182,13 @@ impl Metrics {
             in_force: add(
                 r,
                 "layer_in_force",
-                "1 for a layer of the serving worker's cage that the kernel confirms from outside, 0 for one it does not",
+                "1 for a layer that the kernel confirms from outside for every serving worker, 0 where it does not",
                 Family::default(),
             ),
             landlock: add(
                 r,
                 "landlock_abi",
-                "The Landlock version around the serving worker; 0 for none",
+                "The lowest Landlock version around a serving worker; 0 for none",
                 Family::default(),
             ),
             registry,
@@ -211,6 +241,17 @@ impl Metrics {
         self.0.worker_exits.get_or_create(&Exit { model, version, cause }).inc();
     }
 
+    /// The numbers of the worker in a place.
+    pub fn worker(&self, model: &ModelId, place: usize) -> WorkerNumbers {
+        let Model { model, version } = Model::of(model);
+        let labels = OfWorker { model, version, worker: place as u64 };
+        WorkerNumbers {
+            ready: self.0.worker_ready.get_or_create_owned(&labels),
+            batches: self.0.worker_batches.get_or_create_owned(&labels),
+            busy: self.0.worker_busy.get_or_create_owned(&labels),
+        }
+    }
+
     /// A layer refused or ended something. Both are words of our own.
     pub fn violated(&self, model: &ModelId, layer: &'static str, cause: &'static str) {
         let Model { model, version } = Model::of(model);
@@ -228,7 +269,7 @@ impl Metrics {
         self.0.opened.get_or_create(&Model::of(model)).inc();
     }
 
-    /// A worker serves, in this cage.
+    /// Its workers serve, in these cages: what is in force is so for all of them.
     pub fn caged(&self, model: &ModelId, cage: &[Reading], landlock_abi: Option<u32>) {
         for reading in cage {
             self.0.in_force.get_or_create_owned(&of_layer(model, reading.layer)).set(i64::from(reading.in_force));
@@ -236,7 +277,7 @@ impl Metrics {
         self.0.landlock.get_or_create(&Model::of(model)).set(landlock_abi.map_or(0, i64::from));
     }
 
-    /// It is gone; a layer of nobody is neither in force nor missing.
+    /// The last one is gone; a layer of nobody is neither in force nor missing.
     pub fn uncaged(&self, model: &ModelId) {
         for layer in Layer::ALL {
             self.0.in_force.remove(&of_layer(model, layer));
@@ -363,6 +404,10 @@ mod tests {
         metrics.bytes_out(20);
         metrics.worker_started(&model);
         metrics.worker_ended(&model, "oom");
+        let worker = metrics.worker(&model, 1);
+        worker.ready.set(1);
+        worker.batches.inc();
+        worker.busy.set(2);
         metrics.log_dropped(&model, 5);
         metrics.violated(&model, "seccomp", "syscall");
         metrics.model_refused(&model, "verify");
@@ -387,6 +432,9 @@ mod tests {
             "casemate_refused_total{code=\"invalid\"} 1".into(),
             format!("casemate_worker_starts_total{{{of}}} 1"),
             format!("casemate_worker_exits_total{{{of},cause=\"oom\"}} 1"),
+            format!("casemate_worker_ready{{{of},worker=\"1\"}} 1"),
+            format!("casemate_worker_batches_total{{{of},worker=\"1\"}} 1"),
+            format!("casemate_worker_busy{{{of},worker=\"1\"}} 2"),
             format!("casemate_worker_log_dropped_bytes_total{{{of}}} 5"),
             format!("casemate_violations_total{{{of},layer=\"seccomp\",cause=\"syscall\"}} 1"),
             format!("casemate_model_refusals_total{{{of},step=\"verify\"}} 1"),

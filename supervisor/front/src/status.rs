@@ -10,6 +10,10 @@ use casemate_ipc::layer::{Reading, Waiver};
 use casemate_ipc::work::{Declared, Inside};
 use serde::Serialize;
 
+pub mod tally;
+
+use self::tally::Tally;
+
 /// One served model.
 #[derive(Debug, Clone)]
 pub struct ModelStatus {
@@ -19,8 +23,10 @@ pub struct ModelStatus {
     pub state: State,
     /// Its declaration, from the first time on that a worker has verified it.
     pub declared: Option<Arc<Declared>>,
-    /// The worker now serving it.
-    pub worker: Option<WorkerStatus>,
+    /// A place for each of its workers, in their order.
+    pub seats: Vec<SeatStatus>,
+    /// Batches that each worker runs at once.
+    pub instances: u32,
     /// Worker starts, the first included.
     pub starts: u64,
     /// How the last worker ended, and when.
@@ -56,6 +62,15 @@ pub enum State {
     Draining,
 }
 
+/// A place for a worker.
+#[derive(Debug, Clone)]
+pub struct SeatStatus {
+    /// Where it is in its life.
+    pub state: State,
+    /// The worker in it, from its start to its end.
+    pub worker: Option<WorkerStatus>,
+}
+
 /// A live worker.
 #[derive(Debug, Clone)]
 pub struct WorkerStatus {
@@ -65,8 +80,8 @@ pub struct WorkerStatus {
     pub pid: u32,
     /// Its uid on the host, where it has one of its own.
     pub uid: Option<u32>,
-    /// Batches that it has been given.
-    pub batches: u64,
+    /// Batches that it has been given, and has now.
+    pub tally: Arc<Tally>,
     /// Its cage, as read from the kernel from outside; empty until read.
     pub cage: Vec<Reading>,
     /// Its cage as it saw it from inside, before its model was loaded.
@@ -165,7 +180,28 @@ impl Violations {
     }
 }
 
+impl ModelStatus {
+    /// The first worker that serves; otherwise the first one that is there at all.
+    pub fn worker(&self) -> Option<&WorkerStatus> {
+        let serving = self.seats.iter().find(|seat| seat.state == State::Ready && seat.worker.is_some());
+        serving.or_else(|| self.seats.iter().find(|seat| seat.worker.is_some()))?.worker.as_ref()
+    }
+}
+
 impl State {
+    /// That of a model, from its places: one that serves is enough, and all must have been given up for it to be.
+    pub fn of_all(seats: &[SeatStatus]) -> Self {
+        let rank = |state: &Self| match state {
+            Self::Ready => 0,
+            Self::Starting => 1,
+            Self::BackingOff(_) => 2,
+            Self::Open(_) => 3,
+            Self::Draining => 4,
+            Self::Failed(_) => 5,
+        };
+        seats.iter().map(|seat| &seat.state).min_by_key(|state| rank(state)).cloned().unwrap_or(Self::Starting)
+    }
+
     /// The word in status and metrics.
     pub const fn name(&self) -> &'static str {
         match self {
@@ -182,6 +218,20 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_place_that_serves_is_enough() {
+        let of = |states: &[State]| {
+            let seats: Vec<_> = states.iter().map(|s| SeatStatus { state: s.clone(), worker: None }).collect();
+            State::of_all(&seats)
+        };
+        let (failed, pausing) = (State::Failed("no".into()), State::BackingOff("died".into()));
+        assert_eq!(of(&[failed.clone(), State::Ready, State::Starting]), State::Ready);
+        assert_eq!(of(&[pausing.clone(), State::Starting]), State::Starting);
+        assert_eq!(of(&[failed.clone(), pausing.clone()]), pausing);
+        assert_eq!(of(&[failed.clone(), failed.clone()]), failed);
+        assert_eq!(of(&[State::Draining, failed]), State::Draining);
+    }
 
     #[test]
     fn all_violations_are_counted_and_the_last_few_kept() {

@@ -239,9 +239,10 @@ fn seccomp(subject: &Subject, status: &Status) -> Found {
         (RunTimeCode::Allowed, _) => (holds, format!("{evidence}; run-time code allowed, {made} mappings of it")),
         (RunTimeCode::Refused, false) => (holds && made == 0, format!("{evidence}; {made} mappings of run-time code")),
         // Made before the last filter. That no more came, the filter sees to; that none can be changed is seen here.
-        (RunTimeCode::Refused, true) => {
-            (holds && writable == 0, format!("{evidence}; {made} mappings of code from the warm-up, {writable} writable"))
-        }
+        (RunTimeCode::Refused, true) => (
+            holds && writable == 0,
+            format!("{evidence}; {made} mappings of code from the warm-up, {writable} writable"),
+        ),
     }
 }
 
@@ -369,7 +370,7 @@ mod tests {
         let subject = Subject {
             pid: Pid::this(),
             identity: Identity::Own(1_879_100_001),
-            ceilings: Ceilings { threads: 1, memory_bytes: 64 << 20, mapped_bytes: 0, cpu_millis: None },
+            ceilings: Ceilings { threads: 1, instances: 1, memory_bytes: 64 << 20, mapped_bytes: 0, cpu_millis: None },
             namespaces: true,
             landlock: 1,
             run_time_code: RunTimeCode::Refused,

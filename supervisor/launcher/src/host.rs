@@ -137,12 +137,13 @@ impl Trial<'_> {
         let identity = Pool::new(range, anywhere()).take(&uids_of_processes(), Instant::now());
         let identity = identity.unwrap_or(Identity::Shared);
         let memory_bytes = config.limits.worker_memory_mib << 20;
-        let ceilings = Ceilings { threads: 1, memory_bytes, mapped_bytes: library.bytes(), cpu_millis: Some(1000) };
+        let ceilings =
+            Ceilings { threads: 1, instances: 1, memory_bytes, mapped_bytes: library.bytes(), cpu_millis: Some(1000) };
         let leaf = self.cgroups.as_ref().map(|groups| groups.leaf("trial", ceilings.budget())).transpose()?;
         let entry = leaf.as_ref().map(Leaf::entry).transpose()?;
-        let jail =
-            Jail { library, namespaces, alone, calm, entry: entry.as_ref(), identity, ceilings, descriptors: &[] };
-        let born_in = entry.as_ref().and_then(Entry::born_in);
+        let (entry, cores, descriptors) = (entry.as_ref(), &[][..], &[][..]);
+        let jail = Jail { library, namespaces, alone, calm, entry, identity, cores, ceilings, descriptors };
+        let born_in = entry.and_then(Entry::born_in);
         let mut child = fork::fork_into(jail.flags(), born_in, |gate| match jail.enter(gate) {
             Ok(()) => exit_now(0),
             Err(failure) => failure,

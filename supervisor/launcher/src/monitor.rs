@@ -336,6 +336,7 @@ impl Monitor {
             stopping: self.stopping.is_some(),
             model_known: model.is_some_and(|model| self.spawner.store.models().contains(model)),
             workers: model.map_or(0, |model| self.workers.of(model)),
+            serving: model.map_or(1, |model| self.config.model(&model.name).workers),
             worker_given: match request {
                 LaunchRequest::Kill { worker } | LaunchRequest::Attest { worker } => given.contains(&worker.0),
                 LaunchRequest::Start { .. } => false,
@@ -368,7 +369,9 @@ impl Monitor {
     }
 
     fn start_worker(&mut self, model: &ModelId, fds: Vec<OwnedFd>) -> Result<(), Broken> {
-        let arenas = Arenas::check(fds, &self.config).map_err(|error| Broken(format!("an arena: {error}")))?;
+        let settings = self.config.model(&model.name);
+        let arenas =
+            Arenas::check(fds, &self.config, &settings).map_err(|error| Broken(format!("an arena: {error}")))?;
         let answer = self.workers.start(&self.spawner, &self.config, (model, &arenas), &mut self.tracer);
         self.answer(&answer)
     }

@@ -56,6 +56,8 @@ pub struct Facts {
     pub model_known: bool,
     /// Workers of that model that run now.
     pub workers: usize,
+    /// Workers of that model that are to serve at once.
+    pub serving: u32,
     /// The worker was given to this front; it may be gone by now.
     pub worker_given: bool,
 }
@@ -92,8 +94,8 @@ pub const TABLE: [Row; 3] = [
     },
 ];
 
-/// Workers of one model at once: one that serves, one that takes over from it, and some that are about to be gone.
-pub const WORKERS_PER_MODEL: usize = 8;
+/// Workers of one model at once beside those that serve: one that takes over, and some that are about to be gone.
+pub const BESIDE: usize = 7;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -133,7 +135,7 @@ impl Permits {
     }
 
     fn count(&mut self, model: &ModelId, facts: Facts, now: Instant) -> Verdict {
-        if facts.workers >= WORKERS_PER_MODEL {
+        if facts.workers >= usize::try_from(facts.serving).unwrap_or(usize::MAX).saturating_add(BESIDE) {
             return Verdict::NotNow("as many workers of this model as are allowed run already");
         }
         // One entry for each model of the catalogue, and in it never more than the limit.
@@ -154,7 +156,8 @@ mod tests {
     use super::*;
     use casemate_ipc::id::WorkerId;
 
-    const FINE: Facts = Facts { descriptors: 0, stopping: false, model_known: true, workers: 0, worker_given: true };
+    const FINE: Facts =
+        Facts { descriptors: 0, stopping: false, model_known: true, workers: 0, serving: 1, worker_given: true };
 
     fn start(name: &str) -> LaunchRequest {
         LaunchRequest::Start { model: ModelId { name: name.parse().unwrap(), version: "1".parse().unwrap() } }
@@ -197,7 +200,14 @@ mod tests {
 
     #[test]
     fn only_so_many_at_once() {
-        let facts = Facts { descriptors: 2, workers: WORKERS_PER_MODEL, ..FINE };
-        assert!(matches!(Permits::new(9).judge(&start("a"), facts, Instant::now()), Verdict::NotNow(_)));
+        let judge = |serving, workers| {
+            let facts = Facts { descriptors: 2, serving, workers, ..FINE };
+            Permits::new(9).judge(&start("a"), facts, Instant::now())
+        };
+        for serving in [1, 16] {
+            let most = serving as usize + BESIDE;
+            assert_eq!(judge(serving, most - 1), Verdict::Allowed);
+            assert!(matches!(judge(serving, most), Verdict::NotNow(_)));
+        }
     }
 }

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use casemate_config::Config;
 use casemate_config::model::ModelConfig;
+use casemate_ipc::cores;
 use casemate_ipc::frame::{self, FrameError};
 use casemate_ipc::id::{ModelId, WorkerId};
 use casemate_ipc::launch::{Geometry, Grant, RunTimeCode};
@@ -98,8 +99,8 @@ pub enum SpawnError {
 }
 
 impl Arenas {
-    /// Proves that two descriptors are the arenas of this config.
-    pub fn check(fds: Vec<OwnedFd>, config: &Config) -> Result<Self, SealError> {
+    /// Proves that two descriptors are the arenas of this model, as the config says it.
+    pub fn check(fds: Vec<OwnedFd>, config: &Config, model: &ModelConfig) -> Result<Self, SealError> {
         let exact = |fd: &OwnedFd, sealing, geometry: Geometry| {
             let expected = geometry.bytes().ok_or(SealError::TooLong(u64::MAX))? as u64;
             match seal::check(fd, sealing)? {
@@ -109,19 +110,19 @@ impl Arenas {
         };
         let none = SealError::Length { found: 0, expected: 2 };
         let [requests, responses] = <[OwnedFd; 2]>::try_from(fds).map_err(|_| none)?;
-        exact(&requests, Sealing::Fixed, config.requests())?;
-        exact(&responses, Sealing::Fixed, config.responses())?;
+        exact(&requests, Sealing::Fixed, config.requests_of(model))?;
+        exact(&responses, Sealing::Fixed, config.responses_of(model))?;
         // A worker can only read what it is asked.
         Ok(Self { requests: seal::read_only(requests)?, responses })
     }
 }
 
 impl Spawner {
-    /// Starts one worker and waits until its program runs.
+    /// Starts one worker and waits until its program runs. `berth` is its place among the model's workers.
     pub fn spawn(
         &self,
         config: &Config,
-        (model, worker): (&ModelId, WorkerId),
+        (model, worker, berth): (&ModelId, WorkerId, u32),
         identity: Identity,
         arenas: &Arenas,
         tracer: &mut Tracer,
@@ -129,12 +130,15 @@ impl Spawner {
         let files = self.store.files(model)?;
         let settings = config.model(&model.name);
         let ceilings = self.ceilings(config, &settings, &files.model)?;
+        let cores = cores::share(&settings.cores, berth, settings.workers);
         let grant = Grant {
             model: model.clone(),
             worker,
             threads: settings.threads,
-            requests: config.requests(),
-            responses: config.responses(),
+            instances: settings.instances,
+            cores: cores.to_vec(),
+            requests: config.requests_of(&settings),
+            responses: config.responses_of(&settings),
             // Only what is really missing: what this host has, the worker must put on.
             waived: self.host.missing.clone(),
             run_time_code: settings.run_time_code,
@@ -174,6 +178,7 @@ impl Spawner {
             calm: !self.host.lacks(Waiver::Speculation),
             entry: entry.as_ref(),
             identity,
+            cores,
             ceilings,
             descriptors: &descriptors,
         };
@@ -186,11 +191,12 @@ impl Spawner {
     fn ceilings(&self, config: &Config, settings: &ModelConfig, model: &OwnedFd) -> Result<Ceilings, SpawnError> {
         let failed = |errno: nix::errno::Errno| SpawnError::Descriptor { what: "model", source: errno.into() };
         let model = u64::try_from(fstat(model).map_err(failed)?.st_size).unwrap_or(u64::MAX);
-        let arenas = [config.requests(), config.responses()].map(|arena| arena.bytes().unwrap_or(usize::MAX) as u64);
+        let arenas = [config.requests_of(settings), config.responses_of(settings)]
+            .map(|arena| arena.bytes().unwrap_or(usize::MAX) as u64);
         // Libraries are mapped once, and the pages of them that are written are data.
         let mapped = arenas.into_iter().fold(model, u64::saturating_add).saturating_add(self.library.bytes());
-        let ModelConfig { threads, memory_bytes, cpu_millis, .. } = *settings;
-        Ok(Ceilings { threads, memory_bytes, mapped_bytes: mapped, cpu_millis })
+        let ModelConfig { threads, instances, memory_bytes, cpu_millis, .. } = *settings;
+        Ok(Ceilings { threads, instances, memory_bytes, mapped_bytes: mapped, cpu_millis })
     }
 
     fn birth(&self, jail: &Jail<'_>, tracer: &mut Tracer) -> Result<(Pid, OwnedFd), BirthError> {

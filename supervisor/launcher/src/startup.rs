@@ -11,10 +11,11 @@ use casemate_ipc::launch::RunTimeCode;
 use casemate_ipc::shm::seal::{self, SealError};
 use casemate_lockdown::LauncherError;
 use nix::errno::Errno;
+use nix::sched::sched_getaffinity;
 use nix::sys::prctl::{set_dumpable, set_no_new_privs};
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::{chdir, setgroups};
+use nix::unistd::{Pid, chdir, setgroups};
 use thiserror::Error;
 
 use crate::front::FrontPlan;
@@ -99,6 +100,14 @@ pub enum StartError {
     /// The host.
     #[error(transparent)]
     Host(#[from] HostError),
+    /// A CPU that is named and cannot be had.
+    #[error("models.{model}.cores names CPU {core}, which the launcher may not run on")]
+    Core {
+        /// Whose.
+        model: ModelName,
+        /// Which.
+        core: u32,
+    },
     /// The config's copy for the front.
     #[error("config: {0}")]
     Copy(#[from] SealError),
@@ -173,6 +182,7 @@ pub fn harden() -> Result<(), StartError> {
 pub fn prepare(path: &Path, owner: Owner) -> Result<Ready, StartError> {
     let text = read_config(path, owner)?;
     let config = Config::parse(&text).map_err(|source| StartError::Config { path: path.to_path_buf(), source })?;
+    check_cores(&config)?;
     let store = Store::open(&config, owner)?;
     let (program, front) = (Program::beside("casemate-worker", owner)?, Program::beside("casemate-front", owner)?);
     let library = Library::of(program.path(), owner)?;
@@ -194,6 +204,18 @@ pub fn prepare(path: &Path, owner: Owner) -> Result<Ready, StartError> {
         log::warn("store-empty", &[("store", &config.store().display())]);
     }
     Ok(Ready { config, text, owner, front, spawner: Spawner { program, library, host, store } })
+}
+
+/// Whether every CPU that a model is kept to is one of ours.
+fn check_cores(config: &Config) -> Result<(), StartError> {
+    let ours = sched_getaffinity(Pid::from_raw(0)).map_err(|errno| StartError::Own { step: "its CPUs", errno })?;
+    for (model, settings) in &config.models {
+        let strange = |core: &&u32| !ours.is_set(**core as usize).unwrap_or(false);
+        if let Some(core) = settings.cores.iter().find(strange) {
+            return Err(StartError::Core { model: model.clone(), core: *core });
+        }
+    }
+    Ok(())
 }
 
 impl Ready {
@@ -230,6 +252,7 @@ impl StartError {
             | Self::Store(_)
             | Self::Program(_)
             | Self::Library(_)
+            | Self::Core { .. }
             | Self::Host(_) => CONFIG,
         }
     }

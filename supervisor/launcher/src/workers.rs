@@ -45,6 +45,8 @@ struct Worker {
     pidfd: OwnedFd,
     subject: Subject,
     leaf: Option<Leaf>,
+    /// Its place among the workers of its model; free again when it is gone.
+    berth: u32,
     asked: bool,
 }
 
@@ -87,10 +89,11 @@ impl Workers {
         };
         let worker = WorkerId(self.next);
         self.memory.moved();
-        match spawner.spawn(config, (model, worker), identity, arenas, tracer) {
+        let berth = self.berth(model);
+        match spawner.spawn(config, (model, worker, berth), identity, arenas, tracer) {
             Ok(spawned) => {
                 self.next += 1;
-                self.started((model, worker), identity, spawner, spawned, asked)
+                self.started((model, worker, berth), identity, spawner, spawned, asked)
             }
             Err(error) => {
                 self.pool.give_back(identity, Instant::now());
@@ -130,9 +133,15 @@ impl Workers {
         self.running.values_mut().for_each(Worker::kill);
     }
 
+    /// The first place that no worker of the model has.
+    fn berth(&self, model: &ModelId) -> u32 {
+        let taken = |berth: &u32| self.running.values().any(|worker| worker.model == *model && worker.berth == *berth);
+        (0..).find(|berth| !taken(berth)).unwrap_or(0)
+    }
+
     fn started(
         &mut self,
-        (model, worker): (&ModelId, WorkerId),
+        (model, worker, berth): (&ModelId, WorkerId, u32),
         identity: Identity,
         spawner: &Spawner,
         spawned: Spawned,
@@ -141,7 +150,7 @@ impl Workers {
         let Spawned { pid, pidfd, ceilings, run_time_code, warmed, leaf, channel, log } = spawned;
         let (namespaces, landlock) = (!spawner.host.lacks(Waiver::Namespaces), spawner.host.landlock);
         let subject = Subject { pid, identity, ceilings, namespaces, landlock, run_time_code, warmed };
-        self.running.insert(worker, Worker { model: model.clone(), pid, pidfd, subject, leaf, asked: false });
+        self.running.insert(worker, Worker { model: model.clone(), pid, pidfd, subject, leaf, berth, asked: false });
         let spawn_us = u64::try_from(asked.elapsed().as_micros()).unwrap_or(u64::MAX);
         let uid = identity.own().map_or("shared".to_owned(), |uid| uid.to_string());
         let fields: [(&str, &dyn Display); 5] =

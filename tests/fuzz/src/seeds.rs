@@ -145,6 +145,8 @@ fn contract(seeds: &mut Vec<Seed>) {
         model,
         worker,
         threads: 2,
+        instances: 3,
+        cores: vec![0, 300],
         requests: geometry,
         responses: geometry,
         waived: vec![Waiver::Landlock],

@@ -16,8 +16,11 @@ use thiserror::Error;
 /// The worker's end of its channel.
 pub type ToFront = Channel<FromWorker, ToWorker>;
 
-/// Runs one model.
-pub trait Engine {
+/// Runs one model, on one thread at a time.
+pub trait Engine: Send {
+    /// Another one of the same weights, for another thread, before either has run.
+    fn another(&self) -> Result<Box<dyn Engine>, RunError>;
+
     /// Runs one batch, and gives one output for each that is declared.
     fn run(&mut self, batch: &Batch<'_>, answer: &mut Answer<'_>) -> Result<(), RunError>;
 

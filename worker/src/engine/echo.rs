@@ -36,6 +36,10 @@ impl Echo {
 }
 
 impl Engine for Echo {
+    fn another(&self) -> Result<Box<dyn Engine>, RunError> {
+        Ok(Box::new(Self { script: self.script.clone(), runs: 0, buffer: Vec::new() }))
+    }
+
     fn run(&mut self, batch: &Batch<'_>, answer: &mut Answer<'_>) -> Result<(), RunError> {
         self.runs += 1;
         let now = if self.runs == 1 { Moment::Trial } else { Moment::Run };

@@ -23,10 +23,19 @@ pub fn warm_up(code: RunTimeCode) -> Result<(), RunError> {
     Ok(())
 }
 
-/// Starts every thread that a model may use.
+/// Starts every thread that a model may use when it is run by the calling one.
 pub fn start_threads(threads: u32) -> Result<(), RunError> {
     #[cfg(feature = "torch")]
     torchscript::start_threads(threads)?;
+    let _ = threads;
+    Ok(())
+}
+
+/// Makes the calling thread one that may run a model, and starts the threads that its operations use. The one that calls
+/// [`start_threads`] is ready by that.
+pub fn ready_thread(threads: u32) -> Result<(), RunError> {
+    #[cfg(feature = "torch")]
+    torchscript::ready_thread(threads)?;
     let _ = threads;
     Ok(())
 }

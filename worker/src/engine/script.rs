@@ -5,6 +5,7 @@
 //! an honest engine.
 
 use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -29,6 +30,8 @@ pub struct Script {
     /// Sleeps this long.
     #[serde(rename = "sleep_ms")]
     pub sleep_ms: u64,
+    /// Waits until so many runs are in this at once, on as many threads; fails where they do not come within a second.
+    pub meet: usize,
     /// Prints this line…
     pub print: Option<String>,
     /// …this often; once if not said.
@@ -125,6 +128,7 @@ impl Script {
             return Ok(());
         }
         self.wait();
+        self.await_others()?;
         for _ in 0..self.print_lines.unwrap_or(u64::from(self.print.is_some())) {
             shim::log(1, format!("{}\n", self.print.as_deref().unwrap_or_default()).as_bytes());
         }
@@ -169,6 +173,26 @@ impl Script {
         while let Some(left) = end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
             thread::park_timeout(left);
         }
+    }
+
+    /// Only runs that are in here at the same time can get past this.
+    fn await_others(&self) -> Result<(), RunError> {
+        static ARRIVED: AtomicUsize = AtomicUsize::new(0);
+        const PATIENCE: Duration = Duration::from_secs(1);
+        if self.meet < 2 {
+            return Ok(());
+        }
+        let ticket = ARRIVED.fetch_add(1, Ordering::SeqCst);
+        let complete = (ticket / self.meet + 1) * self.meet;
+        let end = Instant::now() + PATIENCE;
+        while ARRIVED.load(Ordering::SeqCst) < complete {
+            if Instant::now() > end {
+                ARRIVED.fetch_sub(1, Ordering::SeqCst);
+                return Err(RunError::Model("nobody else came".into()));
+            }
+            thread::park_timeout(Duration::from_millis(1));
+        }
+        Ok(())
     }
 
     fn take_memory(&self) -> Result<(), RunError> {

@@ -33,6 +33,12 @@ pub fn platform() -> String {
     format!("libtorch {}", libtorch::version())
 }
 
+/// Makes the calling thread one that may run a model, with `threads` for one operation.
+pub fn ready_thread(threads: u32) -> Result<(), Fault> {
+    let threads = i32::try_from(threads).map_err(|_| Fault::Memory(format!("{threads} threads")))?;
+    libtorch::ready_thread(threads)
+}
+
 /// Starts the threads that a model may use: `threads` for one operation.
 pub fn start_threads(threads: u32) -> Result<(), Fault> {
     let threads = i32::try_from(threads).map_err(|_| Fault::Memory(format!("{threads} threads")))?;
@@ -49,6 +55,10 @@ impl TorchScript {
 }
 
 impl Engine for TorchScript {
+    fn another(&self) -> Result<Box<dyn Engine>, RunError> {
+        Ok(Box::new(Self { module: self.module.another()?, names: self.names.clone() }))
+    }
+
     fn graphs(&self) -> Result<BTreeSet<String>, RunError> {
         Ok(self.module.graphs()?)
     }

@@ -34,6 +34,9 @@ pub(crate) struct Birth {
     pub(crate) outputs: Vec<&'static str>,
     pub(crate) max_batch_size: u32,
     pub(crate) threads: u32,
+    pub(crate) instances: u32,
+    /// In place of one more than instances.
+    pub(crate) slots: Option<u32>,
     pub(crate) slot_bytes: u64,
     pub(crate) run_time_code: RunTimeCode,
     /// Written into the manifest in place of the true one.
@@ -103,6 +106,8 @@ impl Birth {
             outputs: vec!["y:FP32[-1,4]"],
             max_batch_size: 1,
             threads: 1,
+            instances: 1,
+            slots: None,
             slot_bytes: 1 << 20,
             run_time_code: RunTimeCode::Refused,
             sha256: None,
@@ -132,6 +137,11 @@ impl Birth {
         self
     }
 
+    pub(crate) fn instances(mut self, instances: u32) -> Self {
+        self.instances = instances;
+        self
+    }
+
     pub(crate) fn inputs(mut self, inputs: &[&'static str]) -> Self {
         self.inputs = inputs.to_vec();
         self
@@ -143,13 +153,15 @@ impl Birth {
     }
 
     pub(crate) fn spawn(self) -> Cell {
-        let geometry = Geometry { slots: 2, slot_bytes: self.slot_bytes };
+        let geometry = Geometry { slots: self.slots.unwrap_or(self.instances + 1), slot_bytes: self.slot_bytes };
         let (requests, requests_file) = arena::requests(geometry).unwrap();
         let (responses, responses_file) = arena::responses(geometry).unwrap();
         let grant = Grant {
             model: ModelId { name: "test".parse().unwrap(), version: "1".parse().unwrap() },
             worker: WorkerId(7),
             threads: self.threads,
+            instances: self.instances,
+            cores: Vec::new(),
             requests: geometry,
             responses: geometry,
             waived: if self.jailed { vec![Waiver::OwnIdentity] } else { vec![Waiver::Namespaces, Waiver::OwnIdentity] },
@@ -314,13 +326,19 @@ impl Cell {
 
     /// Sends a batch in slot 0.
     pub(crate) fn send(&mut self, inputs: &[Value]) -> BatchId {
-        let mut slot = self.requests.slot(0).unwrap();
-        let place =
-            |value: &Value| slot.place(value.dtype, Shape::new(value.dims.clone()).unwrap(), &[&value.bytes]).unwrap();
+        self.send_in(0, inputs)
+    }
+
+    /// Sends a batch in a slot that no other one is in.
+    pub(crate) fn send_in(&mut self, slot: u32, inputs: &[Value]) -> BatchId {
+        let mut writer = self.requests.slot(slot).unwrap();
+        let place = |value: &Value| {
+            writer.place(value.dtype, Shape::new(value.dims.clone()).unwrap(), &[&value.bytes]).unwrap()
+        };
         let inputs: Vec<Placed> = inputs.iter().map(place).collect();
         let batch = BatchId(self.next);
         self.next += 1;
-        self.front.send(&ToWorker::Run { batch, slot: 0, inputs }).unwrap();
+        self.front.send(&ToWorker::Run { batch, slot, inputs }).unwrap();
         batch
     }
 
@@ -341,7 +359,11 @@ impl Cell {
     }
 
     pub(crate) fn take(&self, placed: &Placed) -> Value {
-        let bytes = self.responses.take(0, placed).unwrap();
+        self.take_from(0, placed)
+    }
+
+    pub(crate) fn take_from(&self, slot: u32, placed: &Placed) -> Value {
+        let bytes = self.responses.take(slot, placed).unwrap();
         Value { dtype: placed.dtype, dims: placed.shape.dims().to_vec(), bytes }
     }
 

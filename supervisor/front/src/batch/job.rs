@@ -20,6 +20,7 @@ pub struct Job {
     limit: Instant,
     queued: Instant,
     alone: bool,
+    begun_again: bool,
     trace: Trace,
     answer: oneshot::Sender<Result<Vec<Tensor>, Refusal>>,
     /// Freed with the job: a withdrawn request gives its room back when it falls out of the queue.
@@ -43,7 +44,8 @@ impl Job {
     pub fn new(inputs: Vec<Tensor>, rows: Option<u64>, deadline: Instant, permit: Permit) -> (Self, Answer) {
         let (answer, receiver) = oneshot::channel();
         let (limit, queued, trace) = (deadline, Instant::now(), Trace::default());
-        (Self { inputs, rows, deadline, limit, queued, alone: false, trace, answer, _permit: permit }, receiver)
+        let (alone, begun_again, _permit) = (false, false, permit);
+        (Self { inputs, rows, deadline, limit, queued, alone, begun_again, trace, answer, _permit }, receiver)
     }
 
     /// The same, with marks on its way.
@@ -103,6 +105,11 @@ impl Job {
     /// Keeps it out of company from now on: it was in a batch that failed.
     pub fn ride_alone(&mut self) {
         self.alone = true;
+    }
+
+    /// Whether it may be run once more: the first time that it is asked.
+    pub fn begin_again(&mut self) -> bool {
+        !std::mem::replace(&mut self.begun_again, true)
     }
 
     /// Bytes of its tensors.

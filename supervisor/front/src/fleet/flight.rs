@@ -1,4 +1,5 @@
-//! Batches that a worker has: in the order in which they were given, which is the order in which answers must come.
+//! Batches that a worker has, in the order in which they were given. It takes them in that order, one for each of its
+//! instances, so the first ones have begun and the others have not; answers come only for those that have.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -19,6 +20,19 @@ pub struct Flight {
     running: VecDeque<Running>,
     free: Vec<u32>,
     given: u64,
+    instances: usize,
+    ahead: bool,
+}
+
+/// What a worker leaves behind.
+#[derive(Debug)]
+pub struct Crash {
+    /// It had begun these, and everybody in them had stopped waiting.
+    pub late: Vec<Job>,
+    /// It had begun these.
+    pub begun: Vec<Job>,
+    /// It had not.
+    pub untouched: Vec<Job>,
 }
 
 /// One batch at a worker.
@@ -32,7 +46,7 @@ pub struct Running {
     pub jobs: Vec<Job>,
     /// Rows in all, where the model has rows.
     pub rows: Option<u64>,
-    /// When it was given.
+    /// When the worker could begin it.
     pub since: Instant,
 }
 
@@ -52,12 +66,23 @@ impl Running {
         let bytes = self.jobs.iter().map(Job::bytes).fold(0, u64::saturating_add);
         bytes.saturating_add((tensors * ALIGN) as u64)
     }
+
+    /// When the operator's time for everybody in it is over.
+    fn limit(&self) -> Option<Instant> {
+        self.jobs.iter().map(Job::limit).max()
+    }
+
+    fn overdue(&self, usual: Duration) -> Option<Instant> {
+        Some(self.limit()?.max(self.since + MOMENT.max(usual.saturating_mul(USUAL_RUNS))))
+    }
 }
 
 impl Flight {
-    /// Room for `slots` batches.
-    pub fn new(slots: u32) -> Self {
-        Self { running: VecDeque::new(), free: (0..slots).rev().collect(), given: 0 }
+    /// Room for `slots` batches, of which a worker runs `instances` at once. `ahead` is whether one that has to wait for an
+    /// instance may be given: not where another worker could begin it at once.
+    pub fn new(slots: u32, instances: u32, ahead: bool) -> Self {
+        let instances = usize::try_from(instances).unwrap_or(usize::MAX).max(1);
+        Self { running: VecDeque::new(), free: (0..slots).rev().collect(), given: 0, instances, ahead }
     }
 
     /// Writes the jobs into a free slot and gives them to the worker. Nothing is done without a free slot.
@@ -84,17 +109,26 @@ impl Flight {
         Ok(())
     }
 
-    /// Takes out the batch that the worker must answer next, if this is its id.
+    /// Takes out a batch that the worker has begun, if one has this id. The next one in the row begins.
     pub fn land(&mut self, batch: BatchId) -> Option<Running> {
-        let running = self.running.pop_front_if(|first| first.batch == batch)?;
+        let place = self.running.iter().take(self.instances).position(|running| running.batch == batch)?;
+        let running = self.running.remove(place)?;
+        if let Some(next) = self.running.get_mut(self.instances - 1) {
+            next.since = Instant::now();
+        }
         self.free.push(running.slot);
         Some(running)
     }
 
-    /// Whether another batch can be given. Where requests ride together only one is: who comes meanwhile rides in the
-    /// next, instead of alone in a slot ahead of it.
+    /// Whether another batch can be given. Where requests ride together none is given ahead: who comes meanwhile rides in
+    /// the next, instead of alone in a slot ahead of it.
     pub fn has_room(&self, together: bool) -> bool {
-        !self.free.is_empty() && (!together || self.running.is_empty())
+        !self.free.is_empty() && (self.running.len() < self.instances || (self.ahead && !together))
+    }
+
+    /// Batches that the worker has.
+    pub fn len(&self) -> usize {
+        self.running.len()
     }
 
     /// Whether nobody reads or writes a slot.
@@ -107,30 +141,31 @@ impl Flight {
         self.running.is_empty()
     }
 
-    /// Batches given so far.
-    pub fn given(&self) -> u64 {
-        self.given
-    }
-
-    /// When the batch that runs now was given.
+    /// When the batch that began last did so: the one that is waited for where there is one instance.
     pub fn since(&self) -> Option<Instant> {
-        self.running.front().map(|running| running.since)
+        self.running.iter().take(self.instances).map(|running| running.since).max()
     }
 
-    /// When the operator's time for everybody in the batch that runs now is over, and the worker must have answered. That a
-    /// client waits no longer is no sign of a hanging worker, nor is a batch that was given just before its deadline: it has
+    /// When the operator's time for everybody in a batch that runs now is over, and the worker must have answered. That a
+    /// client waits no longer is no sign of a hanging worker, nor is a batch that was begun just before its deadline: it has
     /// some of its `usual` runs first.
     pub fn overdue(&self, usual: Duration) -> Option<Instant> {
-        let first = self.running.front()?;
-        let last = first.jobs.iter().map(Job::limit).max()?;
-        Some(last.max(first.since + MOMENT.max(usual.saturating_mul(USUAL_RUNS))))
+        self.running.iter().take(self.instances).filter_map(|running| running.overdue(usual)).min()
     }
 
-    /// Everything that the worker had: what it was running, and what it had not begun.
-    pub fn crash(self) -> (Vec<Job>, Vec<Job>) {
-        let mut running = self.running.into_iter();
-        let lost = running.next().map_or_else(Vec::new, |r| r.jobs);
-        (lost, running.flat_map(|r| r.jobs).collect())
+    /// Everything that the worker had.
+    pub fn crash(self, now: Instant) -> Crash {
+        let mut crash = Crash { late: Vec::new(), begun: Vec::new(), untouched: Vec::new() };
+        for (place, running) in self.running.into_iter().enumerate() {
+            let late = running.limit().is_some_and(|limit| limit <= now);
+            let into = match place < self.instances {
+                true if late => &mut crash.late,
+                true => &mut crash.begun,
+                false => &mut crash.untouched,
+            };
+            into.extend(running.jobs);
+        }
+        crash
     }
 }
 

@@ -3,12 +3,11 @@
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use casemate_config::model::Caps;
+use casemate_config::model::{Caps, ModelConfig};
 use casemate_ipc::convolution::{Convolution, MAX_CONVOLUTIONS};
 use casemate_ipc::id::{ModelId, WorkerId};
-use casemate_ipc::launch::RunTimeCode;
 use casemate_ipc::layer::{Reading, Waiver};
-use casemate_ipc::work::{Declared, GateCode, Inside, Step};
+use casemate_ipc::work::{Declared, GateCode, Step};
 
 use super::breaker::Opened;
 use super::breakers::{Breakers, SharedBreaker};
@@ -17,9 +16,9 @@ use super::printed::Printed;
 use super::violation::{Call, Violation};
 use crate::batch::queue::{Bounds, Queue};
 use crate::metrics::{Metrics, Served};
-use crate::status::{LastExit, ModelStatus, OutputStatus, Seen, State, Violations, WorkerStatus};
+use crate::status::{ModelStatus, OutputStatus, SeatStatus, Seen, State, Violations};
 
-/// One served model. Written by its supervisor alone.
+/// One served model. Written by its supervisors alone, each for its own [`super::seat::Seat`].
 #[derive(Debug)]
 pub struct ModelHandle {
     /// Its name and version.
@@ -28,7 +27,10 @@ pub struct ModelHandle {
     pub queue: Queue,
     caps: Caps,
     status: RwLock<ModelStatus>,
-    printed: Mutex<Printed>,
+    /// One for each seat.
+    printed: Vec<Mutex<Printed>>,
+    /// Held by the supervisor that asks for a worker: the launcher's answer names the model and not who asked.
+    pub(super) asking: tokio::sync::Mutex<()>,
     breakers: Breakers,
     /// That of its bytes, once a worker has said which they are.
     breaker: RwLock<Option<SharedBreaker>>,
@@ -43,9 +45,9 @@ impl ModelHandle {
     /// A model that is about to be started.
     pub fn new(
         model: ModelId,
+        settings: &ModelConfig,
         waived: Vec<Waiver>,
-        run_time_code: RunTimeCode,
-        (bounds, caps): (Bounds, Caps),
+        bounds: Bounds,
         breakers: Breakers,
         metrics: Metrics,
     ) -> Arc<Self> {
@@ -53,11 +55,12 @@ impl ModelHandle {
             model: model.clone(),
             state: State::Starting,
             declared: None,
-            worker: None,
+            seats: vec![SeatStatus { state: State::Starting, worker: None }; settings.workers as usize],
+            instances: settings.instances,
             starts: 0,
             last_exit: None,
             waived,
-            run_time_code,
+            run_time_code: settings.run_time_code,
             convolutions: Vec::new(),
             violations: Violations::default(),
             breaker: None,
@@ -68,10 +71,11 @@ impl ModelHandle {
         Arc::new(Self {
             model,
             queue: Queue::new(bounds),
-            caps,
+            caps: settings.caps,
             status: RwLock::new(status),
             gate: OnceLock::new(),
-            printed: Mutex::default(),
+            printed: (0..settings.workers).map(|_| Mutex::default()).collect(),
+            asking: tokio::sync::Mutex::default(),
             breakers,
             breaker: RwLock::new(None),
             served,
@@ -82,7 +86,7 @@ impl ModelHandle {
     /// Its status now.
     pub fn status(&self) -> ModelStatus {
         let breaker = self.breaker().map(|breaker| breaker.status());
-        let (state, output) = (self.state(), self.lock_printed().counts());
+        let (state, output) = (self.state(), self.output());
         ModelStatus { state, breaker, output, ..self.read(Clone::clone) }
     }
 
@@ -117,20 +121,6 @@ impl ModelHandle {
         let _ = self.gate.set(code);
     }
 
-    pub(super) fn enter(&self, state: State) {
-        self.metrics.model_state(&self.model, &state);
-        self.write(|s| s.state = state);
-    }
-
-    pub(super) fn started(&self, worker: WorkerId, pid: u32, uid: Option<u32>) {
-        self.metrics.worker_started(&self.model);
-        self.lock_printed().begin();
-        self.write(|s| {
-            s.starts += 1;
-            s.worker = Some(WorkerStatus { worker, pid, uid, batches: 0, cage: Vec::new(), inside: None, ready_us: 0 });
-        });
-    }
-
     /// What its manifest asks for holds within the operator's bounds.
     pub(super) fn verified(&self, declared: Declared) {
         let Caps { batch_size, batch_delay_ms, deadline_ms } = self.caps;
@@ -163,24 +153,35 @@ impl ModelHandle {
         });
     }
 
-    pub(super) fn ready(&self, ready_us: u64, cage: Vec<Reading>, inside: Inside) {
-        self.metrics.caged(&self.model, &cage, inside.landlock_abi);
-        self.write(|s| {
-            if let Some(worker) = &mut s.worker {
-                worker.ready_us = ready_us;
-                worker.cage = cage;
-                worker.inside = Some(inside);
-            }
+    /// What its seats come to, for everybody.
+    pub(super) fn show_state(&self) {
+        let state = self.change(|s| {
+            s.state = State::of_all(&s.seats);
+            s.state.clone()
         });
-        self.enter(State::Ready);
+        self.metrics.model_state(&self.model, &state);
     }
 
-    pub(super) fn given(&self, batches: u64) {
-        self.write(|s| {
-            if let Some(worker) = &mut s.worker {
-                worker.batches = batches;
+    /// The cages of its workers, for everybody: a layer is in force where it is for each of them.
+    pub(super) fn show_cages(&self) {
+        let (merged, abi) = self.read(|s| {
+            let workers = s.seats.iter().filter_map(|seat| seat.worker.as_ref());
+            let mut merged: Vec<Reading> = Vec::new();
+            for reading in workers.clone().flat_map(|worker| &worker.cage) {
+                match merged.iter_mut().find(|known| known.layer == reading.layer) {
+                    Some(known) => known.in_force &= reading.in_force,
+                    None => merged.push(reading.clone()),
+                }
             }
+            // Nothing is less than any version.
+            let abi = workers.filter_map(|worker| worker.inside.map(|inside| inside.landlock_abi)).min();
+            (merged, abi.flatten())
         });
+        if merged.is_empty() {
+            self.metrics.uncaged(&self.model);
+        } else {
+            self.metrics.caged(&self.model, &merged, abi);
+        }
     }
 
     /// A good answer: the model does more than die.
@@ -195,11 +196,10 @@ impl ModelHandle {
         self.metrics.model_refused(&self.model, step.name());
     }
 
-    /// Something of its worker's was refused or ended: one event in the log, one number more, one record in the status.
-    pub(super) fn violated(&self, violation: &Violation, detail: &str) {
+    /// Something of a worker's was refused or ended: one event in the log, one number more, one record in the status.
+    pub(super) fn violated(&self, worker: Option<(WorkerId, u32, Option<u32>)>, violation: &Violation, detail: &str) {
         let Violation { guard, cause, call } = violation;
         let layer = guard.name();
-        let worker = self.read(|s| s.worker.as_ref().map(|w| (w.worker, w.pid, w.uid)));
         let caller = call.as_ref().and_then(|call| call.caller.as_ref());
         tracing::warn!(
             event = "violation",
@@ -233,28 +233,8 @@ impl ModelHandle {
         self.write(|s| s.violations.add(seen));
     }
 
-    /// Its worker printed this; so many bytes of it did not reach the log.
-    pub(super) fn printed(&self, bytes: &[u8], dropped: u64) {
-        self.lock_printed().take(bytes, dropped);
-    }
-
-    /// The last lines that its worker printed, safe to print.
-    pub(super) fn output_tail(&self) -> String {
-        self.lock_printed().tail()
-    }
-
-    /// A worker of the model ended; says so if that opened the breaker.
-    pub(super) fn ended(&self, cause: &Cause) -> Option<Opened> {
-        if let Some(violation) = &cause.violation {
-            self.violated(violation, &cause.detail);
-        }
-        self.metrics.worker_ended(&self.model, cause.word);
-        self.metrics.uncaged(&self.model);
-        let at = now();
-        self.write(|s| {
-            let worker = s.worker.take().map(|w| w.worker);
-            s.last_exit = Some(LastExit { worker, cause: cause.word, detail: cause.told().to_owned(), at });
-        });
+    /// A worker ended; says so if that opened the breaker.
+    pub(super) fn died(&self, cause: &Cause) -> Option<Opened> {
         let opened = self.breaker().filter(|_| cause.is_the_models()).and_then(|breaker| breaker.died());
         if opened.is_some() {
             self.metrics.breaker_opened(&self.model);
@@ -262,23 +242,43 @@ impl ModelHandle {
         opened
     }
 
+    /// What the worker in a seat prints.
+    pub(super) fn printed(&self, seat: usize) -> Option<MutexGuard<'_, Printed>> {
+        Some(self.printed.get(seat)?.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Where its numbers go.
+    pub(super) const fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    fn output(&self) -> OutputStatus {
+        let each = (0..self.printed.len()).filter_map(|seat| Some(self.printed(seat)?.counts()));
+        each.fold(OutputStatus::default(), |sum, one| OutputStatus {
+            lines: sum.lines.saturating_add(one.lines),
+            bytes: sum.bytes.saturating_add(one.bytes),
+            dropped: sum.dropped.saturating_add(one.dropped),
+        })
+    }
+
     fn breaker(&self) -> Option<SharedBreaker> {
         self.breaker.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn lock_printed(&self) -> MutexGuard<'_, Printed> {
-        self.printed.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn read<T>(&self, look: impl FnOnce(&ModelStatus) -> T) -> T {
+    pub(super) fn read<T>(&self, look: impl FnOnce(&ModelStatus) -> T) -> T {
         look(&self.status.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn write(&self, change: impl FnOnce(&mut ModelStatus)) {
-        change(&mut self.status.write().unwrap_or_else(PoisonError::into_inner));
+    pub(super) fn write(&self, change: impl FnOnce(&mut ModelStatus)) {
+        self.change(change);
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut ModelStatus) -> T) -> T {
+        change(&mut self.status.write().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-fn now() -> u64 {
+/// Seconds since the epoch.
+pub(super) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }

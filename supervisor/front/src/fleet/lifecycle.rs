@@ -37,7 +37,8 @@ pub enum Next {
 }
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// The longest pause between two tries.
+pub const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 impl Lifecycle {
     /// Gives up after this many failed starts in a row.

@@ -1,4 +1,5 @@
 //! The workers: asked for ([`launcher`]), spoken with ([`link`]), not believed ([`sanitise`]), replaced ([`supervise`]).
+//! A model has a place for each of its workers ([`seat`]).
 //! What they try is seen ([`violation`]), and bytes that keep killing them rest for a while ([`breaker`]).
 
 pub mod breaker;
@@ -17,6 +18,7 @@ pub mod printed;
 #[expect(unsafe_code, reason = "tokio's registration asks for a promise about the descriptor")]
 mod registered;
 pub mod sanitise;
+pub mod seat;
 pub mod supervise;
 pub mod tenure;
 pub mod tide;

@@ -1,14 +1,13 @@
 //! What a worker prints: a bounded part of it reaches the log, a line an event, made safe; the rest is counted.
 
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use casemate_ipc::id::{ModelId, WorkerId};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
-use super::handle::ModelHandle;
 use super::registered;
+use super::seat::Seat;
 use crate::metrics::Metrics;
 use crate::telemetry;
 
@@ -16,8 +15,8 @@ use crate::telemetry;
 const LINE: usize = 1024;
 
 /// Reads a worker's output until its end. The pipe is non-blocking on the worker's side, so a worker never waits for us.
-pub async fn drain(pipe: OwnedFd, handle: Arc<ModelHandle>, worker: WorkerId, bytes_per_second: u64, metrics: Metrics) {
-    let model = handle.model.clone();
+pub async fn drain(pipe: OwnedFd, seat: Seat, worker: WorkerId, bytes_per_second: u64, metrics: Metrics) {
+    let model = seat.handle.model.clone();
     // This end is the launcher's make, and blocks: a runtime thread would sleep in its read.
     if fcntl(&pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).is_err() {
         return;
@@ -37,7 +36,7 @@ pub async fn drain(pipe: OwnedFd, handle: Arc<ModelHandle>, worker: WorkerId, by
         let kept = usize::try_from(allowed).unwrap_or(read).min(read);
         let dropped = (read - kept) as u64;
         metrics.log_dropped(&model, dropped);
-        handle.printed(chunk.get(..read).unwrap_or_default(), dropped);
+        seat.printed(chunk.get(..read).unwrap_or_default(), dropped);
         for byte in chunk.iter().take(kept) {
             if *byte == b'\n' || line.len() >= LINE {
                 log(&model, worker, &mut line);

@@ -1,4 +1,4 @@
-//! One task a model: start a worker, see it through its time, decide what comes next.
+//! One task for each worker that a model has: start it, see it through its time, decide what comes next.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +19,7 @@ use super::launcher::{LaunchError, Launcher, Started};
 use super::lifecycle::{self, Lifecycle};
 use super::link::Link;
 use super::output;
+use super::seat::Seat;
 use super::tenure::{End, Tenure};
 use super::tide::Tides;
 use super::turn::Turns;
@@ -34,6 +35,10 @@ pub struct Terms {
     pub requests: Geometry,
     /// The response arena.
     pub responses: Geometry,
+    /// Batches that one worker runs at once.
+    pub instances: u32,
+    /// Workers that serve the model at once.
+    pub workers: u32,
     /// Whose worker may start now.
     pub turns: Turns,
     /// How long a model may take to load, from its worker's turn on.
@@ -52,61 +57,62 @@ pub struct Terms {
     pub log_bytes_per_second: u64,
 }
 
-/// Keeps one model served until the server stops or the model is given up.
+/// Keeps one worker of a model serving until the server stops or the model is given up.
 pub async fn supervise(
-    handle: Arc<ModelHandle>,
+    seat: Seat,
     launcher: Launcher,
     terms: Terms,
     metrics: Metrics,
     mut stop: watch::Receiver<bool>,
 ) {
+    let handle = Arc::clone(&seat.handle);
     let mut life = Lifecycle::new(terms.attempts);
     loop {
         if *stop.borrow() {
-            handle.enter(State::Draining);
-            handle.queue.refuse_all(&excuse::going_down());
-            return;
+            return seat.drained();
         }
         if handle.open_for().is_some() {
-            rest(&handle, "workers of the same bytes keep dying", &mut stop).await;
+            rest(&seat, "workers of the same bytes keep dying", &mut stop).await;
             continue;
         }
-        handle.enter(State::Starting);
+        seat.enter(State::Starting);
         let mut printing = None;
-        let ended = one(&handle, &launcher, &terms, &metrics, &mut life, &mut stop, &mut printing).await;
+        let ended = one(&seat, &launcher, &terms, &metrics, &mut life, &mut stop, &mut printing).await;
         let (end, cause) = match ended {
-            Ended::Drained => {
-                handle.enter(State::Draining);
-                // Who was let in a moment before the stop, and queued a moment after the last look.
-                handle.queue.refuse_all(&excuse::going_down());
-                return;
-            }
+            Ended::Drained => return seat.drained(),
             Ended::By(end, cause) => (end, cause),
         };
-        let opened = handle.ended(&cause);
+        let opened = seat.ended(&cause);
         // What it printed last is still in the pipe. A flood is not waited for, nor a pipe that somebody holds open.
         if let Some(mut printing) = printing
             && timeout(LAST_WORDS, &mut printing).await.is_err()
         {
             printing.abort();
         }
-        let output_tail = handle.output_tail();
+        let output_tail = seat.output_tail();
         tracing::warn!(model = %handle.model, cause = cause.word, detail = cause.detail, output_tail, "worker ended");
         match life.ended(end) {
+            // Nothing is wrong with a model that others serve.
+            lifecycle::Next::GiveUp if end == lifecycle::End::Stillborn && seat.others_serve() => {
+                seat.enter(State::BackingOff(cause.told().to_owned()));
+                let _ = timeout(lifecycle::LONGEST_PAUSE, stop.wait_for(|stop| *stop)).await;
+            }
             lifecycle::Next::GiveUp => {
                 tracing::error!(model = %handle.model, detail = cause.detail, "model given up");
-                handle.enter(State::Failed(cause.told().to_owned()));
-                handle.queue.refuse_all(&excuse::given_up(handle.gate()));
+                seat.enter(State::Failed(cause.told().to_owned()));
+                if matches!(handle.state(), State::Failed(_)) {
+                    handle.queue.refuse_all(&excuse::given_up(handle.gate()));
+                }
                 let _ = stop.wait_for(|stop| *stop).await;
                 return;
             }
             lifecycle::Next::After(_) if opened.is_some() => {
                 let deaths = opened.map_or(0, |opened| opened.deaths);
-                rest(&handle, &format!("deaths of workers: {deaths}; the last cause: {}", cause.word), &mut stop).await;
+                rest(&seat, &format!("deaths of workers: {deaths}; the last cause: {}", cause.word), &mut stop).await;
             }
             lifecycle::Next::After(pause) if pause.is_zero() => {}
             lifecycle::Next::After(pause) => {
-                handle.enter(State::BackingOff(cause.told().to_owned()));
+                seat.enter(State::BackingOff(cause.told().to_owned()));
                 let _ = timeout(pause, stop.wait_for(|stop| *stop)).await;
             }
         }
@@ -114,12 +120,13 @@ pub async fn supervise(
 }
 
 /// Waits while the model's breaker is open. Nobody waits with it: who asks is answered at once.
-async fn rest(handle: &ModelHandle, why: &str, stop: &mut watch::Receiver<bool>) {
+async fn rest(seat: &Seat, why: &str, stop: &mut watch::Receiver<bool>) {
+    let handle = &seat.handle;
     let Some(left) = handle.open_for() else { return };
     let rest_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
     let (model, version) = (&handle.model.name, &handle.model.version);
     tracing::error!(event = "breaker_open", %model, %version, rest_ms, why, "resting");
-    handle.enter(State::Open(why.to_owned()));
+    seat.enter(State::Open(why.to_owned()));
     handle.queue.refuse_all(&excuse::breaker_open(left));
     let _ = timeout(left, stop.wait_for(|stop| *stop)).await;
 }
@@ -131,7 +138,7 @@ enum Ended {
 
 /// One worker from its start to its end.
 async fn one(
-    handle: &Arc<ModelHandle>,
+    seat: &Seat,
     launcher: &Launcher,
     terms: &Terms,
     metrics: &Metrics,
@@ -139,12 +146,13 @@ async fn one(
     stop: &mut watch::Receiver<bool>,
     printing: &mut Option<JoinHandle<()>>,
 ) -> Ended {
+    let handle = &seat.handle;
     let turn = tokio::select! {
         turn = terms.turns.take() => turn,
         _ = stop.wait_for(|stop| *stop) => return Ended::Drained,
     };
     let asked = turn.since;
-    let mut tenure = match appoint(handle, launcher, terms, metrics, printing).await {
+    let mut tenure = match appoint(seat, launcher, terms, metrics, printing).await {
         Ok(tenure) => tenure,
         Err(ended) => return ended,
     };
@@ -167,12 +175,12 @@ async fn one(
                     served = true;
                     life.ready();
                     let ready_us = u64::try_from(asked.elapsed().as_micros()).unwrap_or(u64::MAX);
-                    handle.ready(ready_us, cage, inside);
+                    let tally = seat.ready(ready_us, cage, inside);
                     let answered = || {
                         life.answered();
                         handle.answered();
                     };
-                    tenure.serve(stop, answered).await
+                    tenure.serve(&tally, stop, answered).await
                 }
             }
         }
@@ -195,17 +203,21 @@ async fn one(
 const LAST_WORDS: Duration = Duration::from_millis(300);
 
 async fn appoint(
-    handle: &Arc<ModelHandle>,
+    seat: &Seat,
     launcher: &Launcher,
     terms: &Terms,
     metrics: &Metrics,
     printing: &mut Option<JoinHandle<()>>,
 ) -> Result<Tenure, Ended> {
+    let handle = &seat.handle;
     let stillborn = |reason: String| Ended::By(lifecycle::End::Stillborn, Cause::spawn(&reason));
     let (requests, requests_file) = arena::requests(terms.requests).map_err(|e| stillborn(e.to_string()))?;
     let (responses, responses_file) = arena::responses(terms.responses).map_err(|e| stillborn(e.to_string()))?;
     let files = [requests_file, responses_file];
-    let started = launcher.start(&handle.model, &files).await.map_err(|error| {
+    let asking = handle.asking.lock().await;
+    let started = launcher.start(&handle.model, &files).await;
+    drop(asking);
+    let started = started.map_err(|error| {
         let end = match &error {
             LaunchError::Refused { retry: false, .. } => lifecycle::End::Hopeless,
             LaunchError::Refused { retry: true, .. } => lifecycle::End::NotYet,
@@ -214,16 +226,17 @@ async fn appoint(
         Ended::By(end, Cause::spawn(&error.to_string()))
     })?;
     let Started { worker, pid, uid, channel, output, exit } = started;
-    handle.started(worker, pid, uid);
+    seat.started(worker, pid, uid);
     let limit = terms.log_bytes_per_second;
-    *printing = Some(tokio::spawn(output::drain(output, Arc::clone(handle), worker, limit, metrics.clone())));
+    *printing = Some(tokio::spawn(output::drain(output, seat.clone(), worker, limit, metrics.clone())));
     let link = Link::new(Channel::new(channel), requests, responses, terms.desk.clone())
         .map_err(|e| stillborn(e.to_string()))?;
     let Geometry { slots, slot_bytes } = terms.requests;
-    let (handle, launcher) = (Arc::clone(handle), launcher.clone());
+    let (handle, seat, launcher) = (Arc::clone(handle), seat.clone(), launcher.clone());
     Ok(Tenure {
         worker,
         handle,
+        seat,
         launcher,
         link,
         tides: Tides::new(files, slots, [slot_bytes, terms.responses.slot_bytes], terms.arena_rest),
@@ -231,6 +244,9 @@ async fn appoint(
         verified: false,
         said: 0,
         slots,
+        instances: terms.instances,
+        // With one worker, the batch that waits in its arena waits for the first instance that is free, wherever it lies.
+        ahead: terms.workers == 1,
         slot_bytes,
         ping: terms.ping,
         vigil: Vigil::new(terms.vigil),

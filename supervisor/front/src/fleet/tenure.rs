@@ -12,12 +12,13 @@ use tokio::time::{timeout, timeout_at};
 
 use super::cause::Cause;
 use super::excuse;
-use super::flight::{Flight, NotGiven, Running};
+use super::flight::{Crash, Flight, NotGiven, Running};
 use super::handle::ModelHandle;
 use super::launcher::{Exit, Launcher};
 use super::link::{Link, LinkError};
 use super::pings::Pings;
 use super::sanitise::{self, Unbelieved};
+use super::seat::Seat;
 use super::tide::Tides;
 use super::turn::Turn;
 use super::vigil::Vigil;
@@ -28,6 +29,7 @@ use crate::batch::plan::Rule;
 use crate::batch::queue::Next;
 use crate::batch::split;
 use crate::refusal::{Kind, Refusal};
+use crate::status::tally::Tally;
 use crate::telemetry;
 use crate::trace::Stage;
 
@@ -38,6 +40,8 @@ pub struct Tenure {
     pub worker: WorkerId,
     /// Whose worker.
     pub handle: Arc<ModelHandle>,
+    /// Its place among the model's workers.
+    pub seat: Seat,
     /// Who can end it.
     pub launcher: Launcher,
     /// Its channel and arenas.
@@ -52,6 +56,10 @@ pub struct Tenure {
     pub said: usize,
     /// Slots of its arenas.
     pub slots: u32,
+    /// Batches that it runs at once.
+    pub instances: u32,
+    /// Whether it may be given a batch before an instance is free.
+    pub ahead: bool,
     /// Bytes of one.
     pub slot_bytes: u64,
     /// Pause between two questions to an idle worker.
@@ -103,31 +111,42 @@ impl Tenure {
     }
 
     /// Serves until something ends it. Jobs that the worker had are answered; jobs that it had not begun wait again.
-    pub async fn serve(&mut self, stop: &mut watch::Receiver<bool>, mut answered: impl FnMut()) -> End {
+    pub async fn serve(&mut self, tally: &Tally, stop: &mut watch::Receiver<bool>, mut answered: impl FnMut()) -> End {
         let Some(declared) = self.handle.declared() else {
             return End::Lost(Cause::protocol("it is ready without having declared anything"));
         };
-        let mut flight = Flight::new(self.slots);
-        let end = self.run(&declared, &mut flight, stop, &mut answered).await;
+        let mut flight = Flight::new(self.slots, self.instances, self.ahead);
+        let end = self.run(&declared, &mut flight, tally, stop, &mut answered).await;
         self.handle.queue.interrupted();
-        let (lost, untouched) = flight.crash();
-        for job in untouched.into_iter().rev() {
+        self.leave(flight.crash(Instant::now()), &end);
+        end
+    }
+
+    /// What becomes of the jobs of a worker that is gone.
+    ///
+    /// Where it was killed at a deadline, who is to blame is known: the batch that ran too long. What its other instances
+    /// ran is run again, by whichever worker comes first; inference changes nothing, so that is safe. Once: whoever is met
+    /// by this twice is told. Where a worker died, any of the batches that it ran may have killed it and would do so again,
+    /// so all of them are told.
+    fn leave(&self, crash: Crash, end: &End) {
+        let Crash { late, begun, untouched } = crash;
+        let deadline = matches!(end, End::Lost(cause) if cause.word == "deadline");
+        let (again, lost): (Vec<Job>, Vec<Job>) = match deadline {
+            true => begun.into_iter().map(|mut job| (job.begin_again(), job)).fold(Default::default(), part),
+            false => (Vec::new(), begun),
+        };
+        for job in again.into_iter().chain(untouched).rev() {
             self.handle.queue.push_front(job);
         }
-        let refusal = match &end {
-            End::Lost(cause) if cause.word == "deadline" => excuse::late(),
-            _ => excuse::died(),
-        };
-        for job in lost {
-            job.answer(Err(refusal.clone()));
-        }
-        end
+        late.into_iter().for_each(|job| job.answer(Err(if deadline { excuse::late() } else { excuse::died() })));
+        lost.into_iter().for_each(|job| job.answer(Err(excuse::died())));
     }
 
     async fn run(
         &mut self,
         declared: &Arc<Declared>,
         flight: &mut Flight,
+        tally: &Tally,
         stop: &mut watch::Receiver<bool>,
         answered: &mut impl FnMut(),
     ) -> End {
@@ -149,7 +168,7 @@ impl Tenure {
                         break;
                     }
                     Next::Batch(jobs) => {
-                        if let Some(end) = self.give(flight, jobs, declared).await {
+                        if let Some(end) = self.give(flight, tally, jobs, declared).await {
                             return end;
                         }
                     }
@@ -164,10 +183,13 @@ impl Tenure {
             let ebb = self.tides.due();
             tokio::select! {
                 biased;
-                message = self.link.receive_soon(vigil) => match self.hear(message, flight, declared, &mut pings, answered).await {
-                    Some(end) => return end,
-                    None => continue,
-                },
+                message = self.link.receive_soon(vigil) => {
+                    let end = self.hear(message, flight, declared, &mut pings, answered).await;
+                    tally.now(flight.len());
+                    if let Some(end) = end {
+                        return end;
+                    }
+                }
                 () = too_long.ring(overdue) => return End::Lost(Cause::deadline("no answer at the request's deadline")),
                 () = self.handle.queue.arrival(), if room => {}
                 () = together_by.ring(company) => {}
@@ -182,7 +204,13 @@ impl Tenure {
         }
     }
 
-    async fn give(&mut self, flight: &mut Flight, jobs: Vec<Job>, declared: &Arc<Declared>) -> Option<End> {
+    async fn give(
+        &mut self,
+        flight: &mut Flight,
+        tally: &Tally,
+        jobs: Vec<Job>,
+        declared: &Arc<Declared>,
+    ) -> Option<End> {
         let now = Instant::now();
         for job in &jobs {
             self.handle.served.waited(now.saturating_duration_since(job.queued()));
@@ -190,7 +218,7 @@ impl Tenure {
         }
         match flight.give(&self.link, jobs, &declared.signature).await {
             Ok(()) => {
-                self.handle.given(flight.given());
+                tally.given(flight.len());
                 None
             }
             Err(NotGiven::Link(error, jobs)) => {
@@ -236,8 +264,7 @@ impl Tenure {
                     return Some(wrong_batch(batch));
                 };
                 if failure == Failure::Memory {
-                    self.handle
-                        .violated(&Violation::memory(), "an allocation beyond the limit was refused; it goes on");
+                    self.seat.violated(&Violation::memory(), "an allocation beyond the limit was refused; it goes on");
                 }
                 self.tides.landed(running.slot, [running.bytes(), 0], Instant::now());
                 self.fail(running, &excuse::failed(failure));
@@ -371,6 +398,15 @@ impl Tenure {
             Err(_) => End::Lost(Cause::deadline("it did not go when told")),
         }
     }
+}
+
+fn part((mut yes, mut no): (Vec<Job>, Vec<Job>), (again, job): (bool, Job)) -> (Vec<Job>, Vec<Job>) {
+    if again {
+        yes.push(job)
+    } else {
+        no.push(job)
+    }
+    (yes, no)
 }
 
 fn out_of_turn(message: &FromWorker) -> End {

@@ -19,7 +19,7 @@ use crate::protocol::intake::Intake;
 use crate::protocol::oip::Target;
 use crate::refusal::Refusal;
 use crate::status::{
-    BreakerStatus, LastExit, ModelStatus, OutputStatus, Seen, State as ModelState, Violations, WorkerStatus,
+    BreakerStatus, LastExit, ModelStatus, OutputStatus, SeatStatus, Seen, State as ModelState, Violations, WorkerStatus,
 };
 
 /// Every route here.
@@ -74,7 +74,11 @@ struct Report<'a> {
     reason: Option<&'a str>,
     starts: u64,
     last_exit: Option<ExitReport<'a>>,
+    /// The first of `workers` that serves.
     worker: Option<WorkerReport<'a>>,
+    /// Batches that each worker runs at once.
+    instances: u32,
+    workers: Vec<SeatReport<'a>>,
     /// Layers that the operator goes without.
     waived: &'a [Waiver],
     /// Whether its workers may make machine code, and so which last filter they are under.
@@ -111,11 +115,20 @@ struct ExitReport<'a> {
 }
 
 #[derive(Debug, Serialize)]
+struct SeatReport<'a> {
+    state: &'static str,
+    reason: Option<&'a str>,
+    #[serde(flatten)]
+    worker: Option<WorkerReport<'a>>,
+}
+
+#[derive(Debug, Serialize)]
 struct WorkerReport<'a> {
     id: WorkerId,
     pid: u32,
     uid: Option<u32>,
     batches: u64,
+    running: usize,
     ready_us: u64,
     /// As the kernel shows it from outside.
     cage: &'a [Reading],
@@ -135,16 +148,13 @@ struct DeclaredReport<'a> {
 }
 
 fn report(status: &ModelStatus) -> Report<'_> {
-    let ModelStatus { model, state, declared, worker, starts, last_exit, waived, run_time_code, .. } = status;
+    let ModelStatus { model, state, declared, seats, instances, starts, last_exit, waived, run_time_code, .. } = status;
     let ModelStatus { violations, breaker, output, convolutions, .. } = status;
     Report {
         name: &model.name,
         version: &model.version,
         state: state.name(),
-        reason: match state {
-            ModelState::BackingOff(reason) | ModelState::Failed(reason) | ModelState::Open(reason) => Some(reason),
-            _ => None,
-        },
+        reason: reason(state),
         starts: *starts,
         last_exit: last_exit.as_ref().map(|LastExit { worker, cause, detail, at }| ExitReport {
             worker: *worker,
@@ -152,7 +162,9 @@ fn report(status: &ModelStatus) -> Report<'_> {
             detail,
             at: *at,
         }),
-        worker: worker.as_ref().map(worker_report),
+        worker: status.worker().map(worker_report),
+        instances: *instances,
+        workers: seats.iter().map(seat_report).collect(),
         waived,
         run_time_code: *run_time_code,
         convolutions: convolutions.iter().map(ToString::to_string).collect(),
@@ -163,13 +175,26 @@ fn report(status: &ModelStatus) -> Report<'_> {
     }
 }
 
+const fn reason(state: &ModelState) -> Option<&str> {
+    match state {
+        ModelState::BackingOff(reason) | ModelState::Failed(reason) | ModelState::Open(reason) => Some(reason.as_str()),
+        _ => None,
+    }
+}
+
+fn seat_report(seat: &SeatStatus) -> SeatReport<'_> {
+    let SeatStatus { state, worker } = seat;
+    SeatReport { state: state.name(), reason: reason(state), worker: worker.as_ref().map(worker_report) }
+}
+
 fn worker_report(status: &WorkerStatus) -> WorkerReport<'_> {
-    let WorkerStatus { worker, pid, uid, batches, cage, inside, ready_us } = status;
+    let WorkerStatus { worker, pid, uid, tally, cage, inside, ready_us } = status;
     WorkerReport {
         id: *worker,
         pid: *pid,
         uid: *uid,
-        batches: *batches,
+        batches: tally.batches(),
+        running: tally.running(),
         ready_us: *ready_us,
         cage,
         inside: inside.as_ref(),
@@ -208,7 +233,10 @@ mod tests {
     use casemate_ipc::id::ModelId;
     use casemate_ipc::layer::Layer;
 
+    use std::sync::Arc;
+
     use crate::status::BreakerState;
+    use crate::status::tally::Tally;
 
     use super::*;
 
@@ -224,19 +252,28 @@ mod tests {
             call: Some(("openat", 257)),
             origin: Some("libc.so.6+0x1".into()),
         });
+        let tally = Tally::default();
+        (0..3).for_each(|_| tally.given(2));
         let status = ModelStatus {
             model: ModelId { name: "digits".parse().unwrap(), version: "2".parse().unwrap() },
             state: ModelState::Failed("5 starts failed".into()),
             declared: None,
-            worker: Some(WorkerStatus {
-                worker: WorkerId(7),
-                pid: 42,
-                uid: Some(1000),
-                batches: 3,
-                cage: vec![Reading { layer: Layer::EmptyRoot, in_force: true, evidence: "0 entries".into() }],
-                inside: None,
-                ready_us: 9,
-            }),
+            seats: vec![
+                SeatStatus { state: ModelState::BackingOff("it died".into()), worker: None },
+                SeatStatus {
+                    state: ModelState::Ready,
+                    worker: Some(WorkerStatus {
+                        worker: WorkerId(7),
+                        pid: 42,
+                        uid: Some(1000),
+                        tally: Arc::new(tally),
+                        cage: vec![Reading { layer: Layer::EmptyRoot, in_force: true, evidence: "0 entries".into() }],
+                        inside: None,
+                        ready_us: 9,
+                    }),
+                },
+            ],
+            instances: 4,
             starts: 5,
             last_exit: Some(LastExit { worker: None, cause: "spawn", detail: "no".into(), at: 1 }),
             waived: vec![Waiver::Landlock],
@@ -250,7 +287,9 @@ mod tests {
         for part in [
             r#""name":"digits","version":"2","state":"failed","reason":"5 starts failed","starts":5"#,
             r#""last_exit":{"worker":null,"cause":"spawn","detail":"no","at":1}"#,
-            r#""worker":{"id":7,"pid":42,"uid":1000,"batches":3,"ready_us":9"#,
+            r#""worker":{"id":7,"pid":42,"uid":1000,"batches":3,"running":2,"ready_us":9"#,
+            r#""instances":4,"workers":[{"state":"backing-off","reason":"it died"},"#,
+            r#"{"state":"ready","reason":null,"id":7,"pid":42,"uid":1000,"batches":3,"running":2,"ready_us":9"#,
             r#""violations":{"total":1,"counts":[{"layer":"seccomp","cause":"syscall","count":1}],"last":[{"at":5,"#,
             r#""call":["openat",257],"origin":"libc.so.6+0x1"}]}"#,
             r#""breaker":{"state":"half-open","deaths":1,"until":null},"output":{"lines":1,"bytes":2,"dropped":3}"#,

@@ -34,11 +34,12 @@ pub fn explain(path: &Path, owner: Owner, model: Option<ModelName>) -> Result<Ex
     }
     let survey = Survey::make(&config, owner);
     let settings = model.as_ref().map_or_else(|| config.any(), |name| config.model(name));
-    let ModelConfig { threads, memory_bytes, cpu_millis, run_time_code, .. } = settings;
-    let arenas = [config.requests(), config.responses()].map(|arena| arena.bytes().unwrap_or(usize::MAX) as u64);
+    let (requests, responses) = (config.requests_of(&settings), config.responses_of(&settings));
+    let ModelConfig { threads, instances, memory_bytes, cpu_millis, run_time_code, .. } = settings;
+    let arenas = [requests, responses].map(|arena| arena.bytes().unwrap_or(usize::MAX) as u64);
     // What a model's own sizes add to the warm-up is in the evidence of its worker; the last filter is the same.
     let stages = worker_stages(run_time_code, false);
-    let ceilings = Ceilings { threads, memory_bytes, mapped_bytes: arenas.iter().sum(), cpu_millis };
+    let ceilings = Ceilings { threads, instances, memory_bytes, mapped_bytes: arenas.iter().sum(), cpu_millis };
     // As the jail counts: with namespaces, or under a uid of its own.
     let alone = owner.is_root() || survey.lacks.iter().all(|(waiver, _)| waiver.name() != "namespaces");
     let limits = ceilings.list(alone).into_iter().map(|one| Limit { name: one.name.to_owned(), most: one.most });
@@ -46,7 +47,7 @@ pub fn explain(path: &Path, owner: Owner, model: Option<ModelName>) -> Result<Ex
         model: model.map(|name| name.as_str().to_owned()),
         threads,
         memory_bytes,
-        arenas: vec![arena("requests", config.requests(), false), arena("responses", config.responses(), true)],
+        arenas: vec![arena("requests", requests, false), arena("responses", responses, true)],
         descriptors: DESCRIPTORS.iter().map(|(number, what, stays)| descriptor(*number, what, *stays)).collect(),
         limits: limits.collect(),
         layers: Layer::ALL.into_iter().map(|layer| said(layer, &config, &survey)).collect(),

@@ -62,9 +62,10 @@ impl Stage {
         tracer: &mut Tracer,
     ) -> Result<Result<Self, Rehearsal>, InquiryError> {
         let begun = Instant::now();
-        let (requests, inward) = arena::requests(config.requests())?;
-        let (responses, outward) = arena::responses(config.responses())?;
-        let arenas = Arenas::check(vec![inward, outward], config)?;
+        let settings = config.model(&model.name);
+        let (requests, inward) = arena::requests(config.requests_of(&settings))?;
+        let (responses, outward) = arena::responses(config.responses_of(&settings))?;
+        let arenas = Arenas::check(vec![inward, outward], config, &settings)?;
         let answer = workers.start(spawner, config, (model, &arenas), tracer);
         let told = Rehearsal {
             model: model.name.as_str().to_owned(),

@@ -16,10 +16,10 @@ use std::convert::Infallible;
 use std::os::fd::BorrowedFd;
 
 use nix::errno::Errno;
-use nix::sched::CloneFlags;
+use nix::sched::{CloneFlags, CpuSet, sched_setaffinity};
 use nix::sys::prctl::{set_no_new_privs, set_pdeathsig};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
-use nix::unistd::setsid;
+use nix::unistd::{Pid, setsid};
 
 pub use step::{Failure, Step};
 
@@ -47,6 +47,8 @@ pub struct Jail<'a> {
     pub entry: Option<&'a Entry>,
     /// Who it is.
     pub identity: Identity,
+    /// CPUs that it keeps to; all of the launcher's where there is none.
+    pub cores: &'a [u32],
     /// What it may use.
     pub ceilings: Ceilings,
     /// Its descriptors, from 0 on.
@@ -65,6 +67,7 @@ impl Jail<'_> {
         // Before it takes any memory.
         Step::Cgroup.take(|| self.entry.map_or(Ok(()), Entry::enter))?;
         Step::Session.take(setsid)?;
+        Step::Cores.take(|| keep_to(self.cores))?;
         if self.namespaces {
             Step::Propagation.take(namespaces::keep_mounts_apart)?;
             let files = Step::Libraries.take(|| rootfs::take_hold(self.library))?;
@@ -103,6 +106,16 @@ impl Jail<'_> {
     fn counted_alone(&self) -> bool {
         self.namespaces || matches!(self.identity, Identity::Own(_))
     }
+}
+
+/// Binds it to some CPUs. Not a wall: it holds for what runs there, and nobody there gives a way to change it.
+fn keep_to(cores: &[u32]) -> Result<(), Errno> {
+    if cores.is_empty() {
+        return Ok(());
+    }
+    let mut set = CpuSet::new();
+    cores.iter().try_for_each(|core| set.set(usize::try_from(*core).unwrap_or(usize::MAX)))?;
+    sched_setaffinity(Pid::from_raw(0), &set)
 }
 
 /// A core of its own while it runs, where the kernel can do that. The mark is a worker's own and so a model's: nobody else's

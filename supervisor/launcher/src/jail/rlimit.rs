@@ -10,6 +10,8 @@ use crate::cgroup::Budget;
 pub struct Ceilings {
     /// Threads that one operator of its model may use.
     pub threads: u32,
+    /// Batches that it runs at once, each with threads of its own.
+    pub instances: u32,
     /// Bytes of memory for its data.
     pub memory_bytes: u64,
     /// Bytes that it maps beside its data: arenas, model, libraries.
@@ -72,9 +74,15 @@ impl Ceilings {
         Budget { memory_bytes: bytes & !0xfff, processes: self.processes(), cpu_millis }
     }
 
-    /// The main thread, a pool inside an operator, a pool beside it, and a few that libraries start for themselves.
+    /// For each instance its thread, a pool inside an operator and a pool beside it; and a few that libraries start for
+    /// themselves.
     fn processes(&self) -> u64 {
-        16 + 4 * u64::from(self.threads)
+        16 + 4 * self.workers()
+    }
+
+    /// Threads that work at once, all instances together.
+    fn workers(&self) -> u64 {
+        u64::from(self.threads) * u64::from(self.instances)
     }
 
     /// Bytes of addresses. Reserving some is not using them: glibc reserves 128 MiB for each thread that allocates, and
@@ -83,7 +91,7 @@ impl Ceilings {
     fn addresses(&self) -> u64 {
         const A_THREAD: u64 = (128 + 16) << 20;
         const LOADER: u64 = 256 << 20;
-        let threads = A_THREAD.saturating_mul(2 + 2 * u64::from(self.threads));
+        let threads = A_THREAD.saturating_mul(2 + 2 * self.workers());
         self.memory_bytes.saturating_add(self.mapped_bytes).saturating_add(threads).saturating_add(LOADER)
     }
 
@@ -105,14 +113,19 @@ mod tests {
     #[test]
     fn the_limit_on_data_is_the_first_one_that_a_model_meets() {
         for (memory_bytes, mapped_bytes) in [(64 << 20, 0), (4 << 30, 1 << 30), (1 << 44, 1 << 40)] {
-            let ceilings = Ceilings { threads: 1, memory_bytes, mapped_bytes, cpu_millis: None };
+            let ceilings = Ceilings { threads: 1, instances: 1, memory_bytes, mapped_bytes, cpu_millis: None };
             let budget = ceilings.budget();
             // Page tables are one part in 512.
             assert!(budget.memory_bytes > memory_bytes + mapped_bytes + memory_bytes / 256);
             assert_eq!(budget.memory_bytes % 4096, 0);
             assert!(ceilings.addresses() > memory_bytes + mapped_bytes);
         }
-        let most = Ceilings { threads: 1024, memory_bytes: u64::MAX, mapped_bytes: 1, cpu_millis: None };
+        let most = Ceilings { threads: 1024, instances: 1, memory_bytes: u64::MAX, mapped_bytes: 1, cpu_millis: None };
         assert_eq!(most.budget().processes, 16 + 4096);
+        let several = Ceilings { threads: 4, instances: 64, ..most };
+        assert_eq!(several.budget().processes, 16 + 4 * 256, "each instance has threads of its own");
+        assert_eq!(several.addresses(), u64::MAX);
+        let one = Ceilings { memory_bytes: 1 << 30, instances: 1, ..several };
+        assert!(Ceilings { instances: 2, ..one }.addresses() > one.addresses());
     }
 }

@@ -34,6 +34,8 @@ steps! {
     Cgroup = "cgroup", "";
     /// A session of its own: no terminal, no process group of the launcher.
     Session = "session", "";
+    /// Only the CPUs that the operator named.
+    Cores = "cores", "models.NAME.cores must name CPUs that the launcher may run on";
     /// Mounts of the host do not spread into it, nor its own out.
     Propagation = "mount-propagation", "allow mounts in user namespaces; on Ubuntu, load the AppArmor profile that \
         comes with Casemate, since kernel.apparmor_restrict_unprivileged_userns takes them away";

@@ -14,6 +14,7 @@
 #include <torch/csrc/jit/api/function_impl.h>
 #include <torch/csrc/jit/api/module.h>
 #include <torch/csrc/jit/ir/ir.h>
+#include <torch/csrc/jit/python/update_graph_executor_opt.h>
 #include <torch/csrc/jit/runtime/operator.h>
 #include <torch/csrc/jit/runtime/print_handler.h>
 #include <torch/csrc/jit/serialization/import.h>
@@ -30,6 +31,7 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <unordered_set>
 #include <vector>
 
 #include <sched.h>
@@ -286,12 +288,21 @@ bool list(const std::set<std::string>& found, uint8_t* names, size_t room, size_
   return true;
 }
 
+// A thread's first allocation gives it an arena, and for the ninth of them glibc asks how many CPUs there are: a call that
+// the last filter does not allow.
+void take_arena() {
+  constexpr size_t BEYOND_CACHES = 4096;
+  void* volatile block = malloc(BEYOND_CACHES);
+  free(block);
+}
+
 // A parallel region that ends only once as many threads are in it as there should be.
 void raise_team(int threads) {
   std::atomic<int> arrived{0};
   std::atomic<bool> late{false};
   at::parallel_for(0, threads, 1, [&](int64_t begin, int64_t end) {
     hear_warnings();
+    take_arena();
     arrived += static_cast<int>(end - begin);
     for (int yields = 0; arrived < threads; yields++) {
       if (yields > MAX_YIELDS) {
@@ -302,6 +313,14 @@ void raise_team(int threads) {
     }
   });
   TORCH_CHECK(!late, "the pool has fewer threads than it should have");
+}
+
+// Makes the calling thread one that may run a model. All of it belongs to a thread.
+void make_ready(int threads) {
+  hear_warnings();
+  torch::jit::setGraphExecutorOptimize(false);
+  at::set_num_threads(threads);
+  raise_team(threads);
 }
 
 } // namespace
@@ -347,6 +366,42 @@ int casemate_load(const uint8_t* bytes, size_t length, Loaded** loaded, Report* 
     memory->length = 0;
   }
   return code;
+}
+
+// Another module of the same weights. What a forward can change of the first one, its attributes and the lists and
+// dictionaries in them, this one has of its own; tensors are the same ones, and so are objects that know how to be copied:
+// they would run code of the model's for it.
+int casemate_another(const Loaded* loaded, Loaded** another, Report* report) {
+  return guarded(report, [&] {
+    c10::IValue::HashIdentityIValueMap shared;
+    std::unordered_set<const void*> seen;
+    const c10::IValue root(loaded->module._ivalue());
+    root.visit([&](const c10::IValue& value) {
+      if (!value.isPtrType()) {
+        return false;
+      }
+      if (value.isObject() && !value.isCapsule()) {
+        const auto type = value.toObjectRef().type();
+        const bool knows = type->findMethod("__getstate__") != nullptr && type->findMethod("__setstate__") != nullptr;
+        if (knows && value.toObject() != loaded->module._ivalue()) {
+          shared.emplace(value, value);
+          return true;
+        }
+      } else if (!value.isTuple() && !value.isList() && !value.isGenericDict()) {
+        shared.emplace(value, value);
+        return false;
+      }
+      // Whatever refers to itself is seen once.
+      return !seen.insert(value.internalToPointer()).second;
+    });
+    torch::jit::Module module(loaded->module._ivalue()->deepcopy(shared));
+    auto forward = module.find_method("forward");
+    if (!forward.has_value()) {
+      return say(report, MODEL, "the module has no forward method");
+    }
+    *another = new Loaded{module, *forward};
+    return OK;
+  });
 }
 
 // Makes a copy with its weights in its graph, and folds what can be folded. Not `optimize_for_inference`, which writes
@@ -530,16 +585,22 @@ int casemate_convolutions_met(void* into, size_t room, size_t* count, Report* re
   });
 }
 
-// Starts every thread that a model may use: the team of this thread, one thread for `torch.jit.fork`, and its team.
+// Makes this thread one that may run a model, and starts the team that its operations use.
+int casemate_ready_thread(int threads, Report* report) {
+  return guarded(report, [&] {
+    make_ready(threads);
+    return OK;
+  });
+}
+
+// The same for the first thread; and one thread for `torch.jit.fork`, and its team.
 int casemate_start_pools(int threads, Report* report) {
   return guarded(report, [&] {
-    at::set_num_threads(threads);
-    raise_team(threads);
+    make_ready(threads);
     std::promise<void> started;
     at::launch([&] {
       try {
-        hear_warnings();
-        raise_team(threads);
+        make_ready(threads);
         started.set_value();
       } catch (...) {
         started.set_exception(std::current_exception());

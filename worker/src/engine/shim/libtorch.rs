@@ -4,7 +4,6 @@
 
 use std::collections::BTreeSet;
 use std::ffi::{CStr, CString, c_char, c_int};
-use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
 
 use casemate_ipc::tensor::{MAX_RANK, Shape};
@@ -26,13 +25,17 @@ pub enum Fault {
     Output(String),
 }
 
-/// A module with its `forward`. There is one for the life of a worker, so it is never freed.
+/// A module with its `forward`. Each instance of a worker has one for its whole life, so none is ever freed.
 #[derive(Debug)]
 pub struct Module {
     loaded: NonNull<Loaded>,
-    /// libtorch runs a module on many threads, but the worker has one, and its warm-up made that one ready.
-    one_thread: PhantomData<*const ()>,
 }
+
+// SAFETY: the C++ object belongs to this value alone and to no thread: it goes to the thread that runs it, which
+// `ready_thread` or `start_pools` made ready. What several modules share beneath it (weights, functions and their plans) is
+// counted atomically, read only or behind libtorch's own locks, and it runs one function on many threads by design. That a
+// model changes its own weights while others read them changes numbers of its own, in its own cell.
+unsafe impl Send for Module {}
 
 /// libtorch's version, as its headers say.
 pub fn version() -> &'static str {
@@ -76,6 +79,15 @@ pub fn setup(code: bool) -> Result<(), Fault> {
     Report::collect(|report| {
         // SAFETY: `report` is alive for the call; the function touches libtorch's own globals only.
         unsafe { casemate_setup(c_int::from(code), report) }
+    })
+}
+
+/// Makes the calling thread one that may run a model, and starts the threads that its operations use; they have done their
+/// first work, and rest, when this returns.
+pub fn ready_thread(threads: c_int) -> Result<(), Fault> {
+    Report::collect(|report| {
+        // SAFETY: `report` is alive for the call; what the new threads use of the call's frame, they have used when it returns.
+        unsafe { casemate_ready_thread(threads, report) }
     })
 }
 
@@ -150,7 +162,18 @@ impl Module {
             unsafe { casemate_load(archive.as_ptr(), archive.len(), &raw mut loaded, report) }
         })?;
         let loaded = NonNull::new(loaded).ok_or_else(|| Fault::Model("nothing was loaded".into()))?;
-        Ok(Self { loaded, one_thread: PhantomData })
+        Ok(Self { loaded })
+    }
+
+    /// Another one of the same weights, for another thread: attributes and containers of its own, the same tensors.
+    pub fn another(&self) -> Result<Self, Fault> {
+        let mut loaded = ptr::null_mut();
+        Report::collect(|report| {
+            // SAFETY: `self.loaded` is never freed, and nobody runs it meanwhile: that takes it exclusively.
+            unsafe { casemate_another(self.loaded.as_ptr(), &raw mut loaded, report) }
+        })?;
+        let loaded = NonNull::new(loaded).ok_or_else(|| Fault::Model("nothing was made".into()))?;
+        Ok(Self { loaded })
     }
 
     /// Kinds of all nodes in all graphs that came of the archive, and the classes in C++ among their types.
@@ -279,7 +302,9 @@ unsafe extern "C" {
     fn casemate_torch_version() -> *const c_char;
     fn casemate_cpu_capability(report: *mut Report) -> c_int;
     fn casemate_setup(code: c_int, report: *mut Report) -> c_int;
+    fn casemate_ready_thread(threads: c_int, report: *mut Report) -> c_int;
     fn casemate_start_pools(threads: c_int, report: *mut Report) -> c_int;
+    fn casemate_another(loaded: *const Loaded, another: *mut *mut Loaded, report: *mut Report) -> c_int;
     fn casemate_load(bytes: *const u8, length: usize, loaded: *mut *mut Loaded, report: *mut Report) -> c_int;
     fn casemate_operators(names: *mut u8, room: usize, length: *mut usize, report: *mut Report) -> c_int;
     fn casemate_graphs(
