@@ -68,7 +68,8 @@ mod tests {
     #[test]
     fn what_is_slow_by_itself_is_found_out() {
         assert_eq!(Lag::within(Duration::from_secs(5), "nothing", || 7), 7);
-        let slow = || Lag::within(Duration::from_millis(10), "a nap", || thread::sleep(Duration::from_millis(10) + MOST * 2));
+        let slow =
+            || Lag::within(Duration::from_millis(10), "a nap", || thread::sleep(Duration::from_millis(10) + MOST * 2));
         assert!(std::panic::catch_unwind(slow).is_err(), "a machine's lag forgives no more than its bound");
     }
 }

@@ -109,7 +109,8 @@ fn sigterm_lets_running_requests_finish() {
         let body = br#"{"inputs":[{"name":"x","shape":[1,4],"datatype":"FP32","data":[1,2,3,4]}]}"#;
         casemate_tests::client::send(address, "POST", "/v2/models/slow/infer", &[], body)
     });
-    casemate.wait_until("the request", Duration::from_secs(20), || casemate.metric("casemate_requests_in_flight") >= 1.0);
+    casemate
+        .wait_until("the request", Duration::from_secs(20), || casemate.metric("casemate_requests_in_flight") >= 1.0);
     assert_eq!(casemate.stop(), Some(0));
     let answer = asked.join().unwrap().unwrap();
     assert_eq!(answer.status, 200, "{}", answer.text());
