@@ -461,12 +461,16 @@ fn a_type_is_given_only_so_often() {
 #[test]
 fn loops_that_count_too_far_are_refused() {
     let within = |outer: &str, inner: &str| {
-        body(&format!("for i in range({outer}):\n      for j in range({inner}):\n        x = torch.relu(x)\n    return x"))
+        body(&format!(
+            "for i in range({outer}):\n      for j in range({inner}):\n        x = torch.relu(x)\n    return x"
+        ))
     };
     for (outer, inner) in [("1000", "1000000"), ("torch.len(x)", "1000000000"), ("0, 10, 2", "int(torch.len(x))")] {
         strict(&within(outer, inner)).unwrap();
     }
-    for (outer, inner) in [("1000", "1000001"), ("1000000001", "1"), ("0, 9223372036854775807", "1"), ("10", "99999999999999999999")] {
+    for (outer, inner) in
+        [("1000", "1000001"), ("1000000001", "1"), ("0, 9223372036854775807", "1"), ("10", "99999999999999999999")]
+    {
         let why = refused(&within(outer, inner), CodeSize);
         assert!(why.contains("rounds"), "{why}");
     }

@@ -8,6 +8,7 @@ use nix::errno::Errno;
 use nix::unistd::{Pid, geteuid};
 
 use crate::rig::{Outcome, Rig, USER};
+use crate::worker::is_held;
 
 /// Name, and what it does.
 type Test = (&'static str, fn());
@@ -136,6 +137,10 @@ fn caged(outcome: &Outcome) {
     outcome.says("log write=Err(Some(30))");
     outcome.says("log open-for-writing=true");
     outcome.says("log exe=Ok(");
+    let libraries = outcome.lines.iter().find_map(|line| line.split_once("log libraries=")).unwrap().1;
+    let (count, open) = libraries.split_once(" open=").unwrap();
+    assert!(count.parse::<u32>().unwrap() > 1 && open == "0", "{libraries}");
+    assert!(!is_held(&std::env::current_exe().unwrap()), "the control: here this program lies on a mount as any other");
     let files = outcome.lines.iter().find_map(|line| line.split_once("log files=")).unwrap().1;
     let strange = |file: &&str| {
         let library = file.contains(".so") || file.ends_with("/casemate-worker");

@@ -17,6 +17,7 @@ use casemate_launcher::sys::process::{Forked, exit_now, fork};
 use casemate_lockdown::{Requirements, confine, lock, seal};
 use nix::sched::CloneFlags;
 use nix::sys::resource::{Resource, getrlimit};
+use nix::sys::statvfs::{FsFlags, statvfs};
 
 use crate::born::Born;
 
@@ -75,6 +76,9 @@ fn report(grant: &Grant, open: &[i32], channel: &Channel<FromWorker, ToWorker>) 
         walk(Path::new("/"), &mut files);
     }
     println!("files={}", files.join(" "));
+    let libraries: Vec<_> = files.iter().filter(|f| f.contains(".so") || f.ends_with("/casemate-worker")).collect();
+    let open = libraries.iter().filter(|file| !is_held(Path::new(file))).count();
+    println!("libraries={} open={open}", libraries.len());
     println!("exe={:?}", fs::read_link("/proc/self/exe"));
     println!("write={:?}", fs::write("/dev/x", b"").map_err(|e| e.raw_os_error()));
     let library = files.iter().find(|f| f.contains("libc.so")).cloned().unwrap_or_default();
@@ -87,6 +91,12 @@ fn report(grant: &Grant, open: &[i32], channel: &Channel<FromWorker, ToWorker>) 
     // Until the front lets go.
     let mut buffer = PacketBuffer::default();
     assert!(channel.receive_plain(&mut buffer).unwrap().is_none());
+}
+
+/// Whether the mount that a file lies on can be written to by nobody and gives no privilege and no device.
+pub(crate) fn is_held(file: &Path) -> bool {
+    let flags = FsFlags::ST_RDONLY | FsFlags::ST_NOSUID | FsFlags::ST_NODEV;
+    statvfs(file).unwrap().flags().contains(flags)
 }
 
 /// The real door, as the real worker goes through it.
@@ -125,7 +135,7 @@ fn thread_refused(grant: &Grant) {
             refused();
         });
         // Threads must have begun before the last filter: that takes other calls, and waiting for each other does not.
-        (0..4).for_each(|_| begun.recv().unwrap_or_default());
+        (0..4).for_each(|_| begun.recv().unwrap());
     });
     go.send(()).unwrap();
     loop {
