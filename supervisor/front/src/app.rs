@@ -15,8 +15,8 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::admit::permit::Room;
-use crate::desk::Desk;
 use crate::batch::queue::Bounds;
+use crate::desk::Desk;
 use crate::fleet::breaker::Rules;
 use crate::fleet::breakers::Breakers;
 use crate::fleet::handle::ModelHandle;
