@@ -11,7 +11,7 @@ use tokio::time::timeout_at;
 use crate::admit::head::Visitor;
 use crate::admit::permit::Room;
 use crate::admit::{body, head};
-use crate::fleet::excuse::{breaker_open, given_up, going_down, impatient, late};
+use crate::fleet::excuse::{breaker_open, given_up, going_down, late};
 use crate::fleet::handle::ModelHandle;
 use crate::refusal::{Kind, Refusal};
 use crate::request::InferRequest;
@@ -136,7 +136,7 @@ impl Pipeline {
         let outputs = match timeout_at(deadline.into(), answer).await {
             Ok(Ok(outputs)) => outputs?,
             Ok(Err(_)) | Err(_) => {
-                return Err(patience.filter(|_| deadline < limit).map_or_else(late, impatient));
+                return Err(patience.filter(|_| deadline < limit).map_or_else(late, Refusal::impatient));
             }
         };
         trace.end(Stage::Wake);

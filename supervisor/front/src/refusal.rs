@@ -77,6 +77,13 @@ impl Refusal {
         Self::new(Kind::Invalid, message)
     }
 
+    /// The client's own time is over, which was shorter than the operator's.
+    pub fn impatient(patience: Duration) -> Self {
+        let given = patience.as_millis();
+        let message = format!("no answer within the {given} ms that the client gave it (X-Request-Timeout-Ms)");
+        Self::new(Kind::Deadline, message)
+    }
+
     /// The same, with a time after which to come again.
     pub fn retry_after(mut self, after: Duration) -> Self {
         self.retry_after = Some(after);

@@ -31,13 +31,6 @@ pub fn late() -> Refusal {
     Refusal::new(Kind::Deadline, "no answer before the request's deadline (limits.deadline_ms in the model's manifest)")
 }
 
-/// To a client whose own deadline passed, which came before the operator's.
-pub fn impatient(patience: Duration) -> Refusal {
-    let message =
-        format!("no answer within the {} ms that the client gave it (X-Request-Timeout-Ms)", patience.as_millis());
-    Refusal::new(Kind::Deadline, message)
-}
-
 /// To those whose request ran when its worker died.
 pub fn died() -> Refusal {
     let message = "the model's worker died while it ran this request; the server's log and the model's status say why";

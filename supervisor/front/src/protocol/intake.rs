@@ -11,7 +11,6 @@ use tokio::time::timeout;
 
 use crate::admit::head::Visitor;
 use crate::desk::Desk;
-use crate::fleet::excuse::impatient;
 use crate::metrics::Metrics;
 use crate::pipeline::Pipeline;
 use crate::refusal::{Kind, Refusal};
@@ -63,7 +62,7 @@ impl Intake {
         let visitor = self.pipeline.enter(announced)?.within(patience);
         let reading = collect(body, announced, visitor.body_limit(), self.body_time);
         let body = match patience {
-            Some(patience) => timeout(patience, reading).await.map_err(|_| impatient(patience))??,
+            Some(patience) => timeout(patience, reading).await.map_err(|_| Refusal::impatient(patience))??,
             None => reading.await?,
         };
         self.metrics.bytes_in(body.len() as u64);
