@@ -11,7 +11,8 @@ use sha2::{Digest, Sha256};
 const ROWS: [f32; 8] = [1.0, 2.0, 3.0, 4.0, -1.0, 0.0, 5.0, 2.0];
 
 fn birth(forward: &str, engine: &str) -> Birth {
-    let model = Forge::new("M").forward(&format!("def forward(self, x: Tensor) -> Tensor:\n  return {forward}")).bytes();
+    let model =
+        Forge::new("M").forward(&format!("def forward(self, x: Tensor) -> Tensor:\n  return {forward}")).bytes();
     let sha256: String = Sha256::digest(&model).iter().map(|b| format!("{b:02x}")).collect();
     let manifest = format!(
         "format = \"torchscript\"\nsha256 = \"{sha256}\"\n[[input]]\nname = \"x\"\ndtype = \"FP32\"\nshape = [-1, 4]\n\

@@ -232,9 +232,10 @@ fn seccomp(subject: &Subject, status: &Status) -> Found {
         (RunTimeCode::Allowed, _) => (holds, format!("{evidence}; run-time code allowed, {made} mappings of it")),
         (RunTimeCode::Refused, false) => (holds && made == 0, format!("{evidence}; {made} mappings of run-time code")),
         // Made before the last filter. That no more came, the filter sees to; that none can be changed is seen here.
-        (RunTimeCode::Refused, true) => {
-            (holds && writable == 0, format!("{evidence}; {made} mappings of code from the warm-up, {writable} writable"))
-        }
+        (RunTimeCode::Refused, true) => (
+            holds && writable == 0,
+            format!("{evidence}; {made} mappings of code from the warm-up, {writable} writable"),
+        ),
     }
 }
 

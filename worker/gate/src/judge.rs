@@ -170,7 +170,9 @@ const ELSEWHERE: [&str; 7] =
 fn unlisted(policy: &Policy, name: &str) -> String {
     let name = shown(name);
     if let Some((library, _)) = name.split_once("::").filter(|(library, _)| ELSEWHERE.contains(library)) {
-        return format!("{name} is an operator of {library}, which this server does not have; export the model without it");
+        return format!(
+            "{name} is an operator of {library}, which this server does not have; export the model without it"
+        );
     }
     let why = policy.left_out(&name).map_or(String::new(), |why| format!(" ({why})"));
     format!("{name} is not on the list{why}; graph.extra_ops = [\"{name}\"] allows it")

@@ -231,7 +231,9 @@ fn show(screen: &mut Screen, subject: &Subject, list: &[Convolution], all: &[Fig
     let file = short(&subject.folder.join(convolution::FILE).to_string_lossy(), 4096);
     match list.len() {
         0 => screen.line("No convolution of it is one for oneDNN: there is no code to be made, and no model.shapes."),
-        count => screen.line(format_args!("{count} convolutions for {file}; the answers are at most {apart:.1e} apart.")),
+        count => {
+            screen.line(format_args!("{count} convolutions for {file}; the answers are at most {apart:.1e} apart."))
+        }
     }
     let batch = subject.manifest.batching.max_batch_size;
     screen.line(format_args!("batching.max_batch_size = {}    in the manifest, now {batch}", advice.rows));

@@ -210,7 +210,19 @@ async fn appoint(
     let link = Link::new(Channel::new(channel), requests, responses).map_err(|e| stillborn(e.to_string()))?;
     let Geometry { slots, slot_bytes } = terms.requests;
     let (handle, launcher, metrics) = (Arc::clone(handle), launcher.clone(), metrics.clone());
-    Ok(Tenure { worker, handle, launcher, link, exit, verified: false, said: 0, slots, slot_bytes, ping: terms.ping, metrics })
+    Ok(Tenure {
+        worker,
+        handle,
+        launcher,
+        link,
+        exit,
+        verified: false,
+        said: 0,
+        slots,
+        slot_bytes,
+        ping: terms.ping,
+        metrics,
+    })
 }
 
 fn excused(handle: &ModelHandle, layer: Layer) -> bool {

@@ -85,7 +85,8 @@ impl From<&Convolution> for Given {
 impl From<&Given> for Convolution {
     fn from(given: &Given) -> Self {
         let Given { rows, channels, outputs, groups, bias, last, rank, axes } = *given;
-        let axis = |[size, kernel, stride, padding, dilation]: [u32; 5]| Axis { size, kernel, stride, padding, dilation };
+        let axis =
+            |[size, kernel, stride, padding, dilation]: [u32; 5]| Axis { size, kernel, stride, padding, dilation };
         let axes = axes.into_iter().take(usize::try_from(rank).unwrap_or(0)).map(axis).collect();
         Self { channels, outputs, groups, bias: bias != 0, last: last != 0, axes, rows }
     }

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use casemate_ipc::convolution::{Convolutions, ConvolutionError};
+use casemate_ipc::convolution::{ConvolutionError, Convolutions};
 
 use super::super::shim;
 use super::super::shim::convolution;
