@@ -88,6 +88,8 @@ const MAX_NUMBER: u32 = 65_536;
 const MAX_BYTES: u64 = 256 << 20;
 /// Largest tensor of all rows that are run at once, in bytes.
 const MAX_BATCH_BYTES: u64 = 512 << 20;
+/// Most of them with their numbers of rows: oneDNN must keep the code of all, which is a few pieces for each.
+const MAX_PIECES: usize = 2048;
 /// Multiplications that the warm-up may take for one model: some seconds of one core.
 const MAX_WORK: u64 = 1 << 37;
 
@@ -204,7 +206,7 @@ impl Convolutions {
             for one in self.list.iter().filter(|one| rows <= one.rows) {
                 let room = [one.input_bytes(), one.output_bytes()].into_iter().flatten().max().unwrap_or(u64::MAX);
                 let cost = one.work().saturating_mul(rows.into());
-                if cost <= left && room.saturating_mul(rows.into()) <= MAX_BATCH_BYTES {
+                if plan.len() < MAX_PIECES && cost <= left && room.saturating_mul(rows.into()) <= MAX_BATCH_BYTES {
                     left -= cost;
                     plan.push(Convolution { rows, ..one.clone() });
                 }

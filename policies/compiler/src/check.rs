@@ -267,7 +267,10 @@ fn of_kind(policy: &Policy, kind: &Kind) -> Vec<BrokenLaw> {
 /// Whether a rule with PROT_EXEC is the one call that generators of code need, with one protection, which takes the right to
 /// write away. No memory is made executable from the start, so none that a descriptor backs.
 fn fixed(rule: &Rule) -> bool {
-    let exact = |clause: &Clause| clause.argument.name == "prot" && matches!(clause.test, Test::Equals(prot) if prot & libc::PROT_WRITE as u64 == 0);
+    let exact = |clause: &Clause| {
+        clause.argument.name == "prot"
+            && matches!(clause.test, Test::Equals(prot) if prot & libc::PROT_WRITE as u64 == 0)
+    };
     rule.call == "mprotect" && rule.clauses.iter().any(exact)
 }
 

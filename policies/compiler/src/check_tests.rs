@@ -116,7 +116,10 @@ fn only_a_stage_that_says_so_makes_code() {
     ] {
         let said = code(&loose);
         assert_eq!(said.len(), 2, "{loose}: {said:?}");
-        assert!(said[0].ends_with("may make code only as `mprotect` with one exact protection that lacks PROT_WRITE"), "{said:?}");
+        assert!(
+            said[0].ends_with("may make code only as `mprotect` with one exact protection that lacks PROT_WRITE"),
+            "{said:?}"
+        );
     }
     let alone = policy("worker-serve-code", &format!("extends = \"worker-serve\"\n{exact}"));
     let said = check(vec![policy("worker-warm", ""), policy("worker-serve", ""), alone]).unwrap_err();

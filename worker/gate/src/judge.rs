@@ -162,9 +162,18 @@ fn native_unlisted(name: &str) -> String {
     format!("the class {name} is written in C++; graph.extra_ops = [\"{name}\"] allows it")
 }
 
+/// Libraries that register operators of their own when Python loads them. To allow such an operator would not bring it here.
+const ELSEWHERE: [&str; 7] =
+    ["torchvision", "torchaudio", "torchtext", "torch_cluster", "torch_scatter", "torch_sparse", "torch_spline_conv"];
+
 /// What the owner may do about an operator that nobody has listed.
 fn unlisted(policy: &Policy, name: &str) -> String {
     let name = shown(name);
+    if let Some((library, _)) = name.split_once("::").filter(|(library, _)| ELSEWHERE.contains(library)) {
+        return format!(
+            "{name} is an operator of {library}, which this server does not have; export the model without it"
+        );
+    }
     let why = policy.left_out(&name).map_or(String::new(), |why| format!(" ({why})"));
     format!("{name} is not on the list{why}; graph.extra_ops = [\"{name}\"] allows it")
 }

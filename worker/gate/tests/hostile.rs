@@ -526,3 +526,12 @@ fn attributes_that_are_not_of_their_class_are_refused() {
         assert!(why.contains("not of the type"), "{kind}: {why}");
     }
 }
+
+/// What no key of the config can bring here is not said to be a key's business.
+#[test]
+fn an_operator_of_another_library_is_told_as_one() {
+    let said = refused(&body("return ops.torchvision.nms(x, x, 0.5)"), GraphUnlisted);
+    assert!(said.contains("torchvision, which this server does not have") && !said.contains("extra_ops"), "{said}");
+    let said = refused(&body("return ops.quantized.no_such(x)"), GraphUnlisted);
+    assert!(said.contains("graph.extra_ops = [\"quantized::no_such\"]"), "{said}");
+}

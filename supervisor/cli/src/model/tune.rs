@@ -54,7 +54,7 @@ pub(crate) struct Args {
     /// How far answers may be apart, relative to the largest number in them
     #[arg(long, value_name = "X", default_value_t = 0.001)]
     tolerance: f64,
-    /// Write what was found: `model.shapes`, and the batch size into the manifest
+    /// Write what was found: `model.shapes`; the batch size and whether to freeze into the manifest
     #[arg(long)]
     write: bool,
 }
@@ -118,17 +118,28 @@ pub(crate) fn run(args: &Args, screen: &mut Screen) -> Result<(), TuneError> {
     let batched = subject.manifest.signature().is_ok_and(|signature| signature.is_batched());
     let most = if batched { args.max_batch_size } else { 1 };
     let scratch = Scratch::new()?;
-    let copy = subject.copy(&scratch, most)?;
+    let mut copy = subject.copy(&scratch, most)?;
     let trial = |threads, screen: &mut Screen| {
         screen.passing(format_args!("starting a server, {threads} threads for one operation"));
-        Trial::start(&launcher, &scratch, args.config.as_deref(), &copy.manifest, threads, &stop)
+        Trial::start(&launcher, &scratch, args.config.as_deref(), &subject.manifest, threads, &stop)
     };
+
+    // As it is, and frozen: what its answers are to stay near to, and whether freezing pays.
+    let mut plain = trial(1, screen)?;
+    let answers = args.sizes.iter().map(|size| plain.ask(1, *size)).collect::<Result<Vec<_>, _>>()?;
+    let before = plain.measure(1, args.sizes[0])?;
+    plain.stop();
+    copy.freeze(Some(args.tolerance))?;
+    let mut frozen = trial(1, screen)?;
+    let freezing = Freezing { before, after: frozen.measure(1, args.sizes[0])? };
+    frozen.stop();
+    if !freezing.pays() {
+        copy.freeze(None)?;
+    }
 
     // The first run: no code is made, and what it would have been made for is noted.
     let mut first = trial(1, screen)?;
-    let mut answers = Vec::new();
     for size in &args.sizes {
-        answers.push(first.ask(1, *size)?);
         first.ask(most, *size)?;
     }
     let convolutions = first.convolutions()?;
@@ -172,10 +183,32 @@ pub(crate) fn run(args: &Args, screen: &mut Screen) -> Result<(), TuneError> {
     screen.passing("");
     let advice = Advice::of(&all);
     show(screen, &subject, &list, &all, &advice, apart);
+    screen.line(format_args!(
+        "engine.freeze = {}    in the manifest: {:.2} ms for a row, and {:.2} as it is",
+        freezing.pays(),
+        freezing.after * 1e3,
+        freezing.before * 1e3,
+    ));
     if apart > args.tolerance {
         return Err(TuneError::Apart { apart, tolerance: args.tolerance });
     }
-    if args.write { write(screen, &subject, &list, &advice) } else { Ok(()) }
+    let freeze = freezing.pays().then_some(args.tolerance);
+    if args.write { write(screen, &subject, &list, &advice, freeze) } else { Ok(()) }
+}
+
+/// Seconds for one row, as the model is and frozen.
+#[derive(Debug, Clone, Copy)]
+struct Freezing {
+    before: f64,
+    after: f64,
+}
+
+impl Freezing {
+    /// Whether it brings more than chance does.
+    fn pays(self) -> bool {
+        const GAIN: f64 = 0.95;
+        self.after < self.before * GAIN
+    }
 }
 
 fn merge(list: &mut Vec<Convolution>, more: Vec<Convolution>) {
@@ -198,23 +231,31 @@ fn show(screen: &mut Screen, subject: &Subject, list: &[Convolution], all: &[Fig
     let file = short(&subject.folder.join(convolution::FILE).to_string_lossy(), 4096);
     match list.len() {
         0 => screen.line("No convolution of it is one for oneDNN: there is no code to be made, and no model.shapes."),
-        count => screen.line(format_args!("{count} convolutions for {file}; the answers are at most {apart:.1e} apart.")),
+        count => {
+            screen.line(format_args!("{count} convolutions for {file}; the answers are at most {apart:.1e} apart."))
+        }
     }
     let batch = subject.manifest.batching.max_batch_size;
     screen.line(format_args!("batching.max_batch_size = {}    in the manifest, now {batch}", advice.rows));
     screen.line(format_args!("threads = {}    for the config, under [models.NAME]", advice.threads));
 }
 
-fn write(screen: &mut Screen, subject: &Subject, list: &[Convolution], advice: &Advice) -> Result<(), TuneError> {
+fn write(
+    screen: &mut Screen,
+    subject: &Subject,
+    list: &[Convolution],
+    advice: &Advice,
+    freeze: Option<f64>,
+) -> Result<(), TuneError> {
     let mut wrote = Vec::new();
     if !list.is_empty() {
         subject.shapes(list)?;
         wrote.push(convolution::FILE);
     }
-    if advice.rows != subject.manifest.batching.max_batch_size {
+    let batching = Batching { max_batch_size: advice.rows, ..subject.manifest.batching };
+    let manifest = Manifest { batching, freeze, ..subject.manifest.clone() };
+    if manifest != subject.manifest {
         let path = subject.folder.join(casemate_manifest::FILE);
-        let batching = Batching { max_batch_size: advice.rows, ..subject.manifest.batching };
-        let manifest = Manifest { batching, ..subject.manifest.clone() };
         let text = manifest.to_toml().map_err(|cause| TuneError::Manifest { path: path.clone(), cause })?;
         replace(&path, text.as_bytes())?;
         wrote.push(casemate_manifest::FILE);
@@ -249,14 +290,22 @@ impl Subject {
     fn copy(&self, scratch: &Scratch, rows: u32) -> Result<Self, TuneError> {
         let folder = scratch.folder(trial::NAME)?;
         let batching = Batching { max_batch_size: rows, max_batch_delay_us: 0 };
-        let manifest = Manifest { batching, ..self.manifest.clone() };
-        let path = folder.join(casemate_manifest::FILE);
-        let text = manifest.to_toml().map_err(|cause| TuneError::Manifest { path: path.clone(), cause })?;
-        replace(&path, text.as_bytes())?;
+        let manifest = Manifest { batching, freeze: None, ..self.manifest.clone() };
+        let mut copy = Self { folder, manifest };
+        copy.freeze(None)?;
+        let folder = &copy.folder;
         let (from, to) = (self.folder.join(MODEL), folder.join(MODEL));
         let copied = fs::File::open(&from).and_then(|mut from| io::copy(&mut from, &mut create(&to)?));
         copied.map_err(|cause| TuneError::Write { path: to, cause })?;
-        Ok(Self { folder, manifest })
+        Ok(copy)
+    }
+
+    /// Writes its manifest anew.
+    fn freeze(&mut self, freeze: Option<f64>) -> Result<(), TuneError> {
+        self.manifest.freeze = freeze;
+        let path = self.folder.join(casemate_manifest::FILE);
+        let text = self.manifest.to_toml().map_err(|cause| TuneError::Manifest { path: path.clone(), cause })?;
+        replace(&path, text.as_bytes())
     }
 
     /// Writes the sizes down.

@@ -70,6 +70,8 @@ void casemate_tame(bool code) {
   // Kernels of embedding bags. There is no other switch than these, and one thread to set them.
   setenv("FBGEMM_NO_ASMJIT", "1", 1);
   setenv("FBGEMM_FORCE_AUTOVEC", "1", 1);
+  // Code that was made before the last filter and then forgotten could not be made again. Asked for at the first use.
+  setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16384", 1);
   // With its ninth arena, which is to say with many threads, glibc would ask how many CPUs there are.
   mallopt(M_ARENA_MAX, 8);
 }

@@ -62,7 +62,8 @@ mod tests {
         let off = [figure(1, false, 1, 60.0), figure(1, false, 2, 120.0)];
         let flat = [figure(1, true, 1, 40.0), figure(1, true, 2, 79.0), figure(2, true, 1, 30.0)];
         assert_eq!(Advice::of(&[&off[..], &flat].concat()), Advice { threads: 1, rows: 1 });
-        let steep = [figure(1, true, 1, 40.0), figure(2, true, 1, 22.0), figure(2, true, 2, 25.0), figure(2, true, 4, 49.0)];
+        let steep =
+            [figure(1, true, 1, 40.0), figure(2, true, 1, 22.0), figure(2, true, 2, 25.0), figure(2, true, 4, 49.0)];
         assert_eq!(Advice::of(&[&off[..], &steep].concat()), Advice { threads: 2, rows: 2 });
         assert_eq!(Advice::of(&off), Advice { threads: 1, rows: 1 });
         assert_eq!(Advice::of(&[]), Advice { threads: 1, rows: 1 });

@@ -96,7 +96,10 @@ impl Trial {
             None => scratch.defaults(&waived_by_default())?,
         };
         set_threads(&path, threads).map_err(TrialError::Config)?;
-        let log = path.with_file_name(format!("launcher-{}.log", fs::read_dir(path.with_file_name("")).map_or(0, Iterator::count)));
+        let log = path.with_file_name(format!(
+            "launcher-{}.log",
+            fs::read_dir(path.with_file_name("")).map_or(0, Iterator::count)
+        ));
         let failed = |error, server: Option<&Server>| TrialError::Server {
             error,
             lines: server.map_or_else(String::new, Server::last_lines),
