@@ -2,7 +2,8 @@
 //! bound and with the last committed result. Absolute figures of a shared machine mean little; what is compared here ran
 //! seconds apart, with the same client, the same bytes, and the full default cage.
 //!
-//! [`BENCHES`] names the benches; without a name, all of them run. What cannot be measured here is told as that.
+//! [`BENCHES`] names the benches; without a name, all of them run. `--peer torchserve` runs that column, alone or beside those
+//! that are named. What cannot be measured here is told as that.
 
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, reason = "a bench's work is to print")]
@@ -19,6 +20,7 @@ mod measure;
 mod memory;
 mod model;
 mod models;
+mod peer;
 mod start;
 mod trip;
 mod usage;
@@ -49,6 +51,10 @@ const BENCHES: &[Bench] = &[
     Bench { name: "jail", what: "a jail until its program runs", run: jail::run },
 ];
 
+/// Other servers, which run only where they are asked for.
+const PEERS: &[Bench] =
+    &[Bench { name: "torchserve", what: "TorchServe 0.12.0, the tiny model", run: peer::torchserve }];
+
 fn main() -> ExitCode {
     // Some benches start this program under other names.
     let done = match std::env::args().next().as_deref() {
@@ -76,7 +82,7 @@ fn fail(error: &dyn Error) -> ExitCode {
 
 fn usage() -> String {
     let list: Vec<String> = BENCHES.iter().map(|bench| format!("  {:8} {}", bench.name, bench.what)).collect();
-    format!("usage: casemate-bench [--json FILE] [NAME…]\n{}", list.join("\n"))
+    format!("usage: casemate-bench [--json FILE] [--peer torchserve] [NAME…]\n{}", list.join("\n"))
 }
 
 /// What is to be done.
@@ -88,17 +94,22 @@ struct Wanted {
 
 impl Wanted {
     fn read() -> Option<Self> {
-        let mut wanted = Self::default();
+        let (mut wanted, mut peers) = (Self::default(), Vec::new());
         let mut words = std::env::args().skip(1);
         while let Some(word) = words.next() {
             match word.as_str() {
                 "--json" => wanted.json = Some(words.next()?.into()),
+                "--peer" => {
+                    let name = words.next()?;
+                    peers.push(PEERS.iter().find(|peer| peer.name == name)?);
+                }
                 name => wanted.chosen.push(BENCHES.iter().find(|bench| bench.name == name)?),
             }
         }
-        if wanted.chosen.is_empty() {
+        if wanted.chosen.is_empty() && peers.is_empty() {
             wanted.chosen = BENCHES.iter().collect();
         }
+        wanted.chosen.extend(peers);
         Some(wanted)
     }
 

@@ -41,6 +41,11 @@ impl Target {
         Self { address: echo.address, pids: vec![echo.pid()], request }
     }
 
+    /// Any server.
+    pub(crate) fn other(address: SocketAddr, pids: Vec<u32>, request: Request) -> Self {
+        Self { address, pids, request }
+    }
+
     /// One process of a server alone.
     pub(crate) fn only(mut self, pid: u32) -> Self {
         self.pids = vec![pid];

@@ -29,7 +29,7 @@ usage: cargo xtask TASK
   libtorch [--version V] [--wheel FILE]   bring the pinned libtorch into this checkout
   demo [ARGS…]                            build for release and run `casemate demo ARGS`
   test [ARGS…]                            build every program, then `cargo test --workspace ARGS`
-  bench [ARGS…]                           build for release and run the benches with ARGS
+  bench [--json FILE] [--peer P] [NAME…]  build for release and run the benches, all or those named
   fuzz [TARGET] [--seconds N]             run the fuzz targets for N seconds each, 60 where nothing is said
   policy                                  print the compiled policies into docs/policies.md
   layers                                  check what may import what, and where unsafe code may stand";
