@@ -18,3 +18,4 @@ pub mod seqpacket;
 pub mod shm;
 pub mod tensor;
 pub mod work;
+pub mod zygote;

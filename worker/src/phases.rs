@@ -13,7 +13,7 @@ use casemate_ipc::work::{FromWorker, GateCode, Inside, Step, detail};
 use casemate_lockdown::{self as lockdown, Report, Requirements, Sealed};
 use nix::unistd::geteuid;
 
-use crate::boot::{self, Born, Estate};
+use crate::boot::{self, BootError, Born, Estate};
 use crate::engine::contract::ToFront;
 use crate::engine::{self, shim};
 use crate::model::gate::{self, GateError};
@@ -31,8 +31,24 @@ pub fn run() -> ! {
             shim::exit(exit_code::BOOT)
         }
     };
-    let lived = estate.map_err(|error| Stop::at(Step::Boot, error)).and_then(|estate| live(&front, estate));
-    shim::exit(lived.unwrap_or_else(|stop| stop.say(&front)))
+    go(&front, estate, Warmth::Cold)
+}
+
+/// The same for a worker that a zygote bore: its first steps are behind it, and its zygote's warmth is its own.
+pub fn run_newborn(front: &ToFront, estate: Result<Estate, BootError>) -> ! {
+    go(front, estate, Warmth::Inherited)
+}
+
+/// Whether the trusted warm-up is still to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Warmth {
+    Cold,
+    Inherited,
+}
+
+fn go(front: &ToFront, estate: Result<Estate, BootError>, warmth: Warmth) -> ! {
+    let lived = estate.map_err(|error| Stop::at(Step::Boot, error)).and_then(|estate| live(front, estate, warmth));
+    shim::exit(lived.unwrap_or_else(|stop| stop.say(front)))
 }
 
 /// A step that failed.
@@ -44,9 +60,9 @@ struct Stop {
 }
 
 /// The trip from the first lock on; returns when serving is over.
-fn live(front: &ToFront, estate: Estate) -> Result<i32, Stop> {
+fn live(front: &ToFront, estate: Estate, warmth: Warmth) -> Result<i32, Stop> {
     let Estate { grant, requests, responses, model, manifest } = estate;
-    let (sealed, inside) = cage(&grant)?;
+    let (sealed, inside) = cage(&grant, warmth)?;
     let verified = verify::verify(&sealed, manifest.bytes(), model.bytes(), engine::platform);
     let verified = verified.map_err(|error| Stop::at(Step::Verify, error))?;
     let declared = &verified.declared;
@@ -82,13 +98,18 @@ fn live(front: &ToFront, estate: Estate) -> Result<i32, Stop> {
 }
 
 /// Puts the whole cage on, in the one order that works.
-fn cage(grant: &Grant) -> Result<(Sealed, Inside), Stop> {
+fn cage(grant: &Grant, warmth: Warmth) -> Result<(Sealed, Inside), Stop> {
     let code = match grant.run_time_code {
         RunTimeCode::Refused => lockdown::RunTimeCode::Refused,
         RunTimeCode::Allowed => lockdown::RunTimeCode::Allowed,
     };
     let confined = lockdown::confine_with(code).map_err(|error| Stop::at(Step::Lock, error))?;
-    warm::warm_up(grant.run_time_code).map_err(|error| Stop::at(Step::Warm, error))?;
+    match warmth {
+        Warmth::Cold => warm::warm_up(grant.run_time_code).map_err(|error| Stop::at(Step::Warm, error))?,
+        // A zygote warms up for models that make no code; the launcher never asks it for another.
+        Warmth::Inherited if grant.run_time_code == RunTimeCode::Refused => {}
+        Warmth::Inherited => return Err(Stop::at(Step::Warm, "a zygote's worker cannot make code at run time")),
+    }
     let waived = |waiver: Waiver| grant.waived.contains(&waiver);
     let requirements = Requirements {
         empty_root: !waived(Waiver::Namespaces),
