@@ -13,6 +13,7 @@ use thiserror::Error;
 use crate::limits::{LimitError, Limits};
 use crate::listen::{self, ListenError};
 use crate::model::{ModelConfig, Versions};
+use crate::tenant::{Renewal, Spawn, Tenant};
 use crate::raw::{Raw, RawGraph, RawModel, RawPolicy, RawSandbox, RawVersions};
 
 /// What the operator wants.
@@ -34,6 +35,10 @@ pub struct Config {
     pub only_listed: bool,
     /// Which operators models may use of which nothing else is said.
     pub graph: GraphPolicy,
+    /// How workers come to be of which nothing else is said.
+    pub spawn: Spawn,
+    /// How zygotes are renewed.
+    pub renewal: Renewal,
 }
 
 /// Who the processes are, where the launcher is root.
@@ -72,6 +77,24 @@ pub enum ConfigError {
         /// What is wrong with it.
         why: &'static str,
     },
+    /// When zygotes are renewed.
+    #[error("sandbox.{key} = {found} must be {least} to {most}")]
+    Renewal {
+        /// Which key.
+        key: &'static str,
+        /// What was written.
+        found: u64,
+        /// Least.
+        least: u64,
+        /// Most.
+        most: u64,
+    },
+    /// A model that may make code, from a zygote.
+    #[error(
+        "models.{0}: spawn = \"zygote\" and run_time_code = \"allowed\" do not go together: a worker that may make code has \
+         addresses of its own"
+    )]
+    ZygoteCode(ModelName),
     /// A word that is none.
     #[error("models.{model}.versions = {word:?}; write \"latest\", \"all\" or a list")]
     Versions {
@@ -128,8 +151,9 @@ impl Config {
         }
         let limits = Limits::from_raw(&raw.limits)?;
         let graph = check_graph(raw.graph)?;
+        let spawn = raw.sandbox.spawn;
         let models = raw.models.into_iter().map(|(name, model)| {
-            let checked = check_model(&name, model, defaults(&limits, &graph))?;
+            let checked = check_model(&name, model, defaults(&limits, &graph, spawn))?;
             Ok((name, checked))
         });
         let mut waived = raw.sandbox.accept_missing.clone();
@@ -144,6 +168,8 @@ impl Config {
             limits,
             only_listed: raw.only_listed,
             graph,
+            spawn,
+            renewal: check_renewal(&raw.sandbox)?,
         })
     }
 
@@ -154,7 +180,13 @@ impl Config {
 
     /// What holds for a model of which nothing is said.
     pub fn any(&self) -> ModelConfig {
-        defaults(&self.limits, &self.graph)
+        defaults(&self.limits, &self.graph, self.spawn)
+    }
+
+    /// Whose a model is.
+    pub fn tenant(&self, name: &ModelName) -> Tenant {
+        let named = self.models.get(name).and_then(|model| model.tenant.clone());
+        named.map_or_else(|| Tenant::Alone(name.clone()), Tenant::Named)
     }
 
     /// The request arena of every worker.
@@ -184,7 +216,7 @@ fn slot(bytes: u64) -> u64 {
     (bytes + 2 * PAGE).next_multiple_of(PAGE)
 }
 
-fn defaults(limits: &Limits, graph: &GraphPolicy) -> ModelConfig {
+fn defaults(limits: &Limits, graph: &GraphPolicy, spawn: Spawn) -> ModelConfig {
     let threads = u32::try_from(limits.threads).unwrap_or(1);
     ModelConfig {
         versions: Versions::Latest,
@@ -193,6 +225,8 @@ fn defaults(limits: &Limits, graph: &GraphPolicy) -> ModelConfig {
         run_time_code: RunTimeCode::Refused,
         cpu_millis: one_cpu_each(threads),
         graph: graph.clone(),
+        tenant: None,
+        spawn,
     }
 }
 
@@ -235,7 +269,7 @@ fn check_model(name: &ModelName, raw: RawModel, defaults: ModelConfig) -> Result
             Err(ConfigError::Model { model: name.clone(), key, found, least, most })
         }
     };
-    let ModelConfig { mut versions, mut threads, mut memory_bytes, mut cpu_millis, mut graph, .. } = defaults;
+    let ModelConfig { mut versions, mut threads, mut memory_bytes, mut cpu_millis, mut graph, mut spawn, .. } = defaults;
     if let Some(written) = raw.graph {
         graph = check_graph(written)?;
     }
@@ -259,14 +293,37 @@ fn check_model(name: &ModelName, raw: RawModel, defaults: ModelConfig) -> Result
             _ => return Err(ConfigError::Versions { model: name.clone(), word: word.chars().take(32).collect() }),
         },
     }
-    Ok(ModelConfig { versions, threads, memory_bytes, cpu_millis, run_time_code: raw.run_time_code, graph })
+    let (tenant, run_time_code) = (raw.tenant, raw.run_time_code);
+    match (raw.spawn, run_time_code) {
+        (Some(Spawn::Zygote), RunTimeCode::Allowed) => return Err(ConfigError::ZygoteCode(name.clone())),
+        // What is said for all holds for those that it can hold for.
+        (None, RunTimeCode::Allowed) => spawn = Spawn::Exec,
+        (None, RunTimeCode::Refused) => {}
+        (Some(written), _) => spawn = written,
+    }
+    Ok(ModelConfig { versions, threads, memory_bytes, cpu_millis, run_time_code, graph, tenant, spawn })
+}
+
+/// A user namespace takes 340 lines in its map, and one is the zygote's own.
+const BIRTHS_MOST: u64 = 300;
+const AGE_LEAST: u64 = 10;
+const AGE_MOST: u64 = 604_800;
+
+fn check_renewal(raw: &RawSandbox) -> Result<Renewal, ConfigError> {
+    let bounded = |key, found: u64, least: u64, most: u64| match (least..=most).contains(&found) {
+        true => Ok(found),
+        false => Err(ConfigError::Renewal { key, found, least, most }),
+    };
+    bounded("zygote_births", raw.zygote_births.into(), 1, BIRTHS_MOST)?;
+    let age = bounded("zygote_age_s", raw.zygote_age_s, AGE_LEAST, AGE_MOST)?;
+    Ok(Renewal { births: raw.zygote_births, age: Duration::from_secs(age) })
 }
 
 const UID_REST_MOST: u64 = 604_800;
 
 fn check_identities(raw: &RawSandbox) -> Result<Identities, ConfigError> {
     let fault = |key, why| Err(ConfigError::Identity { key, why });
-    let RawSandbox { accept_missing: _, front_uid, worker_uid_first, worker_uid_count, uid_rest_s } = *raw;
+    let RawSandbox { front_uid, worker_uid_first, worker_uid_count, uid_rest_s, .. } = *raw;
     // 65534 is what the kernel shows for every uid that a namespace does not know; u32::MAX means "leave it".
     let reserved = |uid: u32| uid < 1000 || uid == 65_534 || uid == u32::MAX;
     if reserved(front_uid) {
@@ -340,6 +397,14 @@ mod tests {
             "store = \"/s\"\n[graph]\nextra_ops = [\"*\"]",
             "store = \"/s\"\n[graph]\nextra_ops = [\"aten::a b\"]",
             "store = \"/s\"\n[models.a.graph]\narchive = false",
+            "store = \"/s\"\n[models.a]\ntenant = \"a/b\"",
+            "store = \"/s\"\n[models.a]\ntenant = \"\"",
+            "store = \"/s\"\n[models.a]\nspawn = \"fork\"",
+            "store = \"/s\"\n[models.a]\nspawn = \"zygote\"\nrun_time_code = \"allowed\"",
+            "store = \"/s\"\n[sandbox]\nspawn = true",
+            "store = \"/s\"\n[sandbox]\nzygote_births = 0",
+            "store = \"/s\"\n[sandbox]\nzygote_births = 301",
+            "store = \"/s\"\n[sandbox]\nzygote_age_s = 9",
         ];
         for text in bad {
             assert!(Config::parse(text).is_err(), "{text:?} passed");
@@ -354,7 +419,8 @@ mod tests {
         let memory_bytes = 128 << 20;
         let run_time_code = RunTimeCode::Allowed;
         let (cpu_millis, graph) = (Some(4000), GraphPolicy::default());
-        let expected = ModelConfig { versions, threads: 4, memory_bytes, cpu_millis, run_time_code, graph };
+        let (tenant, spawn) = (None, Spawn::Exec);
+        let expected = ModelConfig { versions, threads: 4, memory_bytes, cpu_millis, run_time_code, graph, tenant, spawn };
         assert_eq!(model, expected);
         let cpus = |line: &str| {
             let text = format!("store = \"/s\"\n[limits]\nthreads = 3\n[models.a]\n{line}");
@@ -365,6 +431,25 @@ mod tests {
         assert_eq!(cpus("cpus = 0"), None);
         assert_eq!(cpus(""), Some(3000));
         assert_eq!(cpus("threads = 2"), Some(2000));
+    }
+
+    #[test]
+    fn a_model_has_a_tenant_and_a_way_to_start() {
+        let text = "store = \"/s\"\n[sandbox]\nspawn = \"zygote\"\n[models.a]\ntenant = \"t\"\n[models.b]\ntenant = \"t\"\nspawn = \
+                    \"exec\"\n[models.c]\nrun_time_code = \"allowed\"";
+        let config = Config::parse(text).unwrap();
+        let of = |name: &str| {
+            let name = name.parse().unwrap();
+            (config.tenant(&name), config.model(&name).spawn)
+        };
+        let named = Tenant::Named("t".parse().unwrap());
+        assert_eq!(of("a"), (named.clone(), Spawn::Zygote));
+        assert_eq!(of("b"), (named.clone(), Spawn::Exec));
+        assert_eq!(of("c").1, Spawn::Exec, "what may make code has addresses of its own");
+        let alone = of("t");
+        assert_eq!(alone, (Tenant::Alone("t".parse().unwrap()), Spawn::Zygote));
+        assert_ne!(alone.0, named, "a model is no tenant by its name");
+        assert_eq!(Config::parse("store = \"/s\"").unwrap().any().spawn, Spawn::Exec);
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! One model as the operator wants it served.
 
-use casemate_ipc::id::Version;
+use casemate_ipc::id::{TenantName, Version};
 use casemate_ipc::launch::{GraphPolicy, RunTimeCode};
+
+use crate::tenant::Spawn;
 
 /// What is said about one model, or about all that nothing is said about.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +20,10 @@ pub struct ModelConfig {
     pub cpu_millis: Option<u32>,
     /// Which operators it may use.
     pub graph: GraphPolicy,
+    /// Whose it is; nothing where it is a tenant of its own.
+    pub tenant: Option<TenantName>,
+    /// How its workers come to be.
+    pub spawn: Spawn,
 }
 
 /// Which versions of a model to serve.

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use casemate_ipc::id::{ModelName, Version};
+use casemate_ipc::id::{ModelName, TenantName, Version};
 use casemate_ipc::launch::RunTimeCode;
 use casemate_ipc::layer::Waiver;
 use serde::Deserialize;
+
+use crate::tenant::Spawn;
 
 /// The whole file.
 #[derive(Debug, Clone, Deserialize)]
@@ -55,6 +57,12 @@ pub struct RawSandbox {
     pub worker_uid_count: u32,
     /// Seconds that a worker's uid stays unused after its end.
     pub uid_rest_s: u64,
+    /// How workers come to be, where a model does not say otherwise.
+    pub spawn: Spawn,
+    /// Most workers that one zygote bears before it is renewed.
+    pub zygote_births: u32,
+    /// Seconds after which a zygote is renewed.
+    pub zygote_age_s: u64,
 }
 
 /// `[models.NAME]`.
@@ -73,6 +81,10 @@ pub struct RawModel {
     pub cpus: Option<f64>,
     /// Which operators it may use, in place of what is said for all.
     pub graph: Option<RawGraph>,
+    /// Whose it is.
+    pub tenant: Option<TenantName>,
+    /// How its workers come to be.
+    pub spawn: Option<Spawn>,
 }
 
 /// `[graph]`, and `graph` of a model.
@@ -121,6 +133,9 @@ impl Default for RawSandbox {
             worker_uid_first: 1_879_100_001,
             worker_uid_count: 4096,
             uid_rest_s: 600,
+            spawn: Spawn::Exec,
+            zygote_births: 32,
+            zygote_age_s: 3600,
         }
     }
 }

@@ -34,6 +34,8 @@ pub struct Subject {
     pub landlock: u32,
     /// Whether it may make machine code.
     pub run_time_code: RunTimeCode,
+    /// Whether a zygote bore it, whose filter it has too.
+    pub born: bool,
 }
 
 /// One reading for each layer, in the order in which they are put on.
@@ -260,7 +262,8 @@ fn filters(subject: &Subject, status: &Status) -> Found {
     let own = count(&Status::of("self")).unwrap_or(0);
     let programs = |stage: &Stage| policy::filter(stage.name()).map_or(1, |filter| filter.programs().len());
     let stages = worker_stages(subject.run_time_code);
-    let expected = own + stages.iter().map(programs).sum::<usize>();
+    let inherited = if subject.born { programs(&Stage::Zygote) } else { 0 };
+    let expected = own + inherited + stages.iter().map(programs).sum::<usize>();
     let found = count(status).unwrap_or(0);
     let holds = status.is("Seccomp", "2") && found >= expected;
     let [_, serve] = stages;
@@ -348,6 +351,7 @@ mod tests {
             namespaces: true,
             landlock: 1,
             run_time_code: RunTimeCode::Refused,
+            born: false,
         };
         let own = std::fs::File::open("/dev/null").unwrap();
         for reading in read(&subject, None, &own) {

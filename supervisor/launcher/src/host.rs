@@ -141,7 +141,7 @@ impl Trial<'_> {
         let leaf = self.cgroups.as_ref().map(|groups| groups.leaf("trial", ceilings.budget())).transpose()?;
         let entry = leaf.as_ref().map(Leaf::entry).transpose()?;
         let jail =
-            Jail { library, namespaces, alone, calm, entry: entry.as_ref(), identity, ceilings, descriptors: &[] };
+            Jail { library, namespaces, alone, calm, entry: entry.as_ref(), identity, ceilings, descriptors: &[], bears: false };
         let born_in = entry.as_ref().and_then(Entry::born_in);
         let mut child = fork::fork_into(jail.flags(), born_in, |gate| match jail.enter(gate) {
             Ok(()) => exit_now(0),
@@ -149,7 +149,7 @@ impl Trial<'_> {
         })?;
         let tried = child.ready().and_then(|()| {
             if namespaces {
-                namespaces::map(child.pid, identity).map_err(BirthError::Identity)?;
+                namespaces::map(child.pid, identity, &[]).map_err(BirthError::Identity)?;
             }
             child.run(|| {})
         });

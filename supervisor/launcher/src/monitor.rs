@@ -126,6 +126,7 @@ impl Monitor {
         };
         // Whoever is left dies with the launcher anyway; like this their ends are its own doing.
         self.kill_all();
+        self.workers.end_zygotes();
         self.bury();
         ended
     }
@@ -162,6 +163,7 @@ impl Monitor {
         if spoken && let Err(Broken(why)) = self.hear_front(buffer) {
             self.end_front(&why);
         }
+        self.tend_zygotes();
         let now = Instant::now();
         if self.stopping.is_some_and(|until| now >= until) {
             return Err(MonitorError::Disorder("it took longer than limits.drain_ms allows"));
@@ -183,21 +185,26 @@ impl Monitor {
     /// Waits for something to do: whether a signal came, and whether the front spoke.
     fn wait(&self) -> Result<(bool, bool), MonitorError> {
         let left = self.front.as_ref().and_then(|serving| serving.left);
-        let due = [self.stopping, self.again, left].into_iter().flatten().min();
+        let renewal = self.workers.due(&self.config).filter(|_| self.stopping.is_none());
+        let due = [self.stopping, self.again, left, renewal].into_iter().flatten().min();
         let timeout = due.map_or(PollTimeout::NONE, |due| {
             let left = due.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
             PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
         });
         let mut watched = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
-        if let Some(serving) = self.front.as_ref().filter(|serving| serving.left.is_none()) {
-            watched.push(PollFd::new(serving.front.channel.as_fd(), PollFlags::POLLIN));
+        let hears = self.front.as_ref().filter(|serving| serving.left.is_none());
+        watched.extend(hears.map(|serving| PollFd::new(serving.front.channel.as_fd(), PollFlags::POLLIN)));
+        let front = hears.is_some();
+        // They only wake this loop: whoever tends them asks each.
+        if self.stopping.is_none() {
+            watched.extend(self.workers.sources().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
         }
         match poll(&mut watched, timeout) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(errno) => return Err(MonitorError::Call { step: "poll", errno }),
         }
         let ready = |at: usize| watched.get(at).is_some_and(|fd| fd.any().unwrap_or(false));
-        Ok((ready(0), ready(1)))
+        Ok((ready(0), front && ready(1)))
     }
 
     fn hear_signals(&mut self) {
@@ -369,8 +376,23 @@ impl Monitor {
 
     fn start_worker(&mut self, model: &ModelId, fds: Vec<OwnedFd>) -> Result<(), Broken> {
         let arenas = Arenas::check(fds, &self.config).map_err(|error| Broken(format!("an arena: {error}")))?;
-        let answer = self.workers.start(&self.spawner, &self.config, (model, &arenas), &mut self.tracer);
-        self.answer(&answer)
+        let around = (&self.spawner, &self.config);
+        match self.workers.start(around, model, arenas, &mut self.tracer) {
+            Some(answer) => self.answer(&answer),
+            None => Ok(()),
+        }
+    }
+
+    /// Sees to the zygotes, and answers those starts that waited for one.
+    fn tend_zygotes(&mut self) {
+        if self.stopping.is_some() {
+            return;
+        }
+        for answer in self.workers.tend((&self.spawner, &self.config), &mut self.tracer) {
+            if let Err(Broken(why)) = self.answer(&answer) {
+                self.end_front(&why);
+            }
+        }
     }
 
     fn worker_ended(&mut self, ended: &Ended) {

@@ -85,6 +85,11 @@ impl Tracer {
         self.children.insert(pid, Child::default());
     }
 
+    /// Whether its end is waited for.
+    pub fn knows(&self, pid: Pid) -> bool {
+        self.children.contains_key(&pid)
+    }
+
     /// Traces it, where the kernel allows that.
     pub fn trace(&mut self, pid: Pid) {
         if let Err(errno) = ptrace::seize(pid)

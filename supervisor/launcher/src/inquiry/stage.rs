@@ -62,7 +62,7 @@ impl Stage {
         let (requests, inward) = arena::requests(config.requests())?;
         let (responses, outward) = arena::responses(config.responses())?;
         let arenas = Arenas::check(vec![inward, outward], config)?;
-        let answer = workers.start(spawner, config, (model, &arenas), tracer);
+        let answer = workers.start_and_wait((spawner, config), model, arenas, tracer);
         let told = Rehearsal {
             model: model.name.as_str().to_owned(),
             version: model.version.as_str().to_owned(),
