@@ -130,6 +130,7 @@ async fn serve(
     for model in &catalogue.models {
         let (waived, code) = (catalogue.waived.clone(), config.model(&model.name).run_time_code);
         let handle = ModelHandle::new(model.clone(), waived, code, queue, breakers.clone(), metrics.clone());
+        handle.belongs_to(&config.tenant(&model.name), config.model(&model.name).spawn);
         handles.entry(model.name.clone()).or_default().insert(model.version.clone(), handle);
     }
     let terms = Terms {

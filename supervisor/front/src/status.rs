@@ -28,6 +28,10 @@ pub struct ModelStatus {
     pub waived: Vec<Waiver>,
     /// Whether its workers may make machine code, as the operator's config says.
     pub run_time_code: RunTimeCode,
+    /// Whose it is.
+    pub tenant: String,
+    /// How its workers come to be: `exec` or `zygote`.
+    pub spawn: &'static str,
     /// What was refused, or ended, since this front started.
     pub violations: Violations,
     /// The breaker of its bytes, once they are known.

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use casemate_config::tenant::{Spawn, Tenant};
 use casemate_ipc::id::{ModelId, WorkerId};
 use casemate_ipc::launch::RunTimeCode;
 use casemate_ipc::layer::{Reading, Waiver};
@@ -53,6 +54,8 @@ impl ModelHandle {
             last_exit: None,
             waived,
             run_time_code,
+            tenant: model.name.as_str().to_owned(),
+            spawn: Spawn::Exec.name(),
             violations: Violations::default(),
             breaker: None,
             output: OutputStatus::default(),
@@ -68,6 +71,15 @@ impl ModelHandle {
             breaker: RwLock::new(None),
             metrics,
         })
+    }
+
+    /// Whose it is, and how its workers come to be, where that is not a tenant of its own and the usual way.
+    pub fn belongs_to(&self, tenant: &Tenant, spawn: Spawn) {
+        self.metrics.model_of(&self.model, tenant.as_str(), spawn.name());
+        self.write(|s| {
+            s.tenant = tenant.to_string();
+            s.spawn = spawn.name();
+        });
     }
 
     /// Its status now.
@@ -170,6 +182,7 @@ impl ModelHandle {
             event = "violation",
             model = %self.model.name,
             version = %self.model.version,
+            tenant = self.read(|s| s.tenant.clone()),
             layer,
             cause,
             worker = worker.map(|(id, ..)| id.0),

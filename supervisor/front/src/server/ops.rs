@@ -79,6 +79,10 @@ struct Report<'a> {
     waived: &'a [Waiver],
     /// Whether its workers may make machine code, and so which last filter they are under.
     run_time_code: RunTimeCode,
+    /// Whose it is; a model without a tenant is one of its own.
+    tenant: &'a str,
+    /// How its workers come to be.
+    spawn: &'static str,
     violations: ViolationsReport<'a>,
     breaker: Option<BreakerStatus>,
     /// Counts only: what a model printed stays in the log, clients can read this.
@@ -134,7 +138,7 @@ struct DeclaredReport<'a> {
 
 fn report(status: &ModelStatus) -> Report<'_> {
     let ModelStatus { model, state, declared, worker, starts, last_exit, waived, run_time_code, .. } = status;
-    let ModelStatus { violations, breaker, output, .. } = status;
+    let ModelStatus { violations, breaker, output, tenant, spawn, .. } = status;
     Report {
         name: &model.name,
         version: &model.version,
@@ -153,6 +157,8 @@ fn report(status: &ModelStatus) -> Report<'_> {
         worker: worker.as_ref().map(worker_report),
         waived,
         run_time_code: *run_time_code,
+        tenant,
+        spawn,
         violations: violations_report(violations),
         breaker: *breaker,
         output: *output,
@@ -238,6 +244,8 @@ mod tests {
             last_exit: Some(LastExit { worker: None, cause: "spawn", detail: "no".into(), at: 1 }),
             waived: vec![Waiver::Landlock],
             run_time_code: RunTimeCode::Refused,
+            tenant: "team".into(),
+            spawn: "zygote",
             violations,
             breaker: Some(BreakerStatus { state: BreakerState::HalfOpen, deaths: 1, until: None }),
             output: OutputStatus { lines: 1, bytes: 2, dropped: 3 },
@@ -251,7 +259,7 @@ mod tests {
             r#""call":["openat",257],"origin":"libc.so.6+0x1"}]}"#,
             r#""breaker":{"state":"half-open","deaths":1,"until":null},"output":{"lines":1,"bytes":2,"dropped":3}"#,
             r#""cage":[{"layer":"empty-root","in_force":true,"evidence":"0 entries"}]"#,
-            r#""waived":["landlock"],"run_time_code":"refused""#,
+            r#""waived":["landlock"],"run_time_code":"refused","tenant":"team","spawn":"zygote""#,
         ] {
             assert!(text.contains(part), "{part} is not in {text}");
         }
