@@ -117,8 +117,8 @@ fn a_zygote_is_caged_itself() {
     }
     if is_root() {
         assert_eq!(process::root_entries(zygote), ["empty"]);
-        let held: Vec<i32> = process::descriptors(zygote).keys().copied().collect();
-        assert_eq!(held, [0, 1, 2, 3]);
+        let held: Vec<String> = process::descriptors(zygote).into_keys().collect();
+        assert_eq!(held, ["0", "1", "2", "3"]);
         let maps = std::fs::read_to_string(format!("/proc/{zygote}/maps")).unwrap();
         assert!(!maps.contains("memfd"), "nothing of a model or a request is in it\n{maps}");
         // The control: its worker has arenas.
