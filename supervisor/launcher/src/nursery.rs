@@ -8,8 +8,10 @@ use std::time::{Duration, Instant};
 
 use casemate_config::Config;
 use casemate_config::tenant::{Renewal, Tenant};
+use casemate_ipc::launch::ExitCause;
 use casemate_ipc::seqpacket::{ChannelError, PacketBuffer};
 use casemate_ipc::zygote::FromZygote;
+use casemate_lockdown::policy;
 use nix::unistd::Pid;
 
 use crate::jail::identity::{Identity, Pool, uids_of_processes};
@@ -51,7 +53,7 @@ impl Nursery {
     /// Why there is none, as far as that is known.
     pub fn complaint(&self, tenant: &Tenant) -> String {
         let known = self.complaints.get(tenant).cloned();
-        known.unwrap_or_else(|| "its tenant's zygote ended before it was warm; its last lines say why".to_owned())
+        known.unwrap_or_else(|| "its tenant's zygote ended before it was of use; the launcher's log says how".to_owned())
     }
 
     /// Starts one; it will say when it is warm.
@@ -145,13 +147,21 @@ impl Nursery {
     }
 
     /// A process ended: whether it was one of these.
-    pub fn ended(&mut self, pid: Pid, how: &dyn Display, pool: &mut Pool) -> bool {
+    pub fn ended(&mut self, pid: Pid, how: &ExitCause, pool: &mut Pool) -> bool {
         if let Some(tenant) = self.zygotes.iter().find(|(_, zygote)| zygote.pid == pid).map(|(tenant, _)| tenant.clone()) {
             self.dismiss(&tenant, None);
         }
         let Some(at) = self.leaving.iter().position(|(_, zygote)| zygote.pid == pid) else { return false };
         let (tenant, zygote) = self.leaving.swap_remove(at);
-        log::info("zygote-gone", &[("tenant", &tenant), ("pid", &pid), ("how", how)]);
+        let mut fields: Vec<(&str, &dyn Display)> = vec![("tenant", &tenant), ("pid", &pid), ("how", how)];
+        let call = match how {
+            ExitCause::Syscall(denied) => u32::try_from(denied.number).ok().and_then(policy::call_name),
+            _ => None,
+        };
+        if let Some(call) = &call {
+            fields.push(("call", call));
+        }
+        log::info("zygote-gone", &fields);
         pool.give_back(zygote.identity, Instant::now());
         zygote.unborn.into_iter().for_each(|(_, identity)| pool.release(identity));
         true

@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 use std::fs::{self, File};
-use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
@@ -228,8 +227,10 @@ impl Spawner {
         let (ours, theirs) = seqpacket::pair().map_err(failed("channel"))?;
         ours.set_nonblocking().map_err(failed("channel"))?;
         let null = File::open("/dev/null").map_err(failed("/dev/null"))?;
-        let (log, theirs) = (io::stderr(), theirs.into_socket());
-        let descriptors = [null.as_fd(), log.as_fd(), log.as_fd(), theirs.as_fd()];
+        let theirs = theirs.into_socket();
+        // It has no log: it says by its channel why it is of no use, and a line into a file would end it, since it may write
+        // none (`RLIMIT_FSIZE`).
+        let descriptors = [null.as_fd(), null.as_fd(), null.as_fd(), theirs.as_fd()];
         let memory_bytes = config.limits.worker_memory_mib << 20;
         let ceilings = Ceilings { threads: 1, memory_bytes, mapped_bytes: self.library.bytes(), cpu_millis: None };
         let leaf =
