@@ -21,7 +21,10 @@ const PATIENCE: Duration = Duration::from_secs(60);
 fn events(casemate: &Casemate, event: &str) -> Vec<BTreeMap<String, String>> {
     let wanted = format!("event={event} ");
     let fields = |line: &str| {
-        line.split_whitespace().filter_map(|word| word.split_once('=')).map(|(k, v)| (k.to_owned(), v.to_owned())).collect()
+        line.split_whitespace()
+            .filter_map(|word| word.split_once('='))
+            .map(|(k, v)| (k.to_owned(), v.to_owned()))
+            .collect()
     };
     casemate.log().lines().filter(|line| line.contains(&wanted)).map(fields).collect()
 }
@@ -59,7 +62,9 @@ fn two_tenants() -> Setup {
         .simple("c", &models::double())
         .simple("d", &models::double())
         .sandbox("spawn = \"zygote\"\n")
-        .config("[models.a]\ntenant = \"t\"\n[models.b]\ntenant = \"t\"\n[models.d]\nspawn = \"exec\"\ntenant = \"t\"\n")
+        .config(
+            "[models.a]\ntenant = \"t\"\n[models.b]\ntenant = \"t\"\n[models.d]\nspawn = \"exec\"\ntenant = \"t\"\n",
+        )
 }
 
 #[test]
@@ -73,19 +78,27 @@ fn two_tenants_never_share_one_and_every_worker_has_its_own_uid() {
         .into_iter()
         .map(|event| (event["model"].trim_end_matches("/1").to_owned(), event["by"].clone()))
         .collect();
-    assert_eq!(by, ["a", "b", "c"].map(|m| (m.to_owned(), "zygote".to_owned())).into_iter()
-        .chain([("d".to_owned(), "exec".to_owned())]).collect());
+    assert_eq!(
+        by,
+        ["a", "b", "c"]
+            .map(|m| (m.to_owned(), "zygote".to_owned()))
+            .into_iter()
+            .chain([("d".to_owned(), "exec".to_owned())])
+            .collect()
+    );
     // A copy of memory has its parent's addresses: who shares them shares a zygote.
     if is_root() {
         let of = |pid: u32| {
             let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
-            maps.lines().find(|line| line.contains("libtorch_cpu")).unwrap().split('-').next().unwrap().to_owned()
+            // Libraries have no names by now, their mounts are gone; what is mapped lowest is the program.
+            maps.split('-').next().unwrap().to_owned()
         };
         let [a, b, c, d] = ["a", "b", "c", "d"].map(|model| of(casemate.worker(model)));
         assert_eq!(a, b);
         assert!(a != c && a != d && c != d, "{a} {c} {d}");
         let uid = |pid: u32| process::status(pid)["Uid"].clone();
-        let pids = ["a", "b", "c", "d"].map(|model| casemate.worker(model)).into_iter().chain(zygotes.iter().map(|z| z.1));
+        let pids =
+            ["a", "b", "c", "d"].map(|model| casemate.worker(model)).into_iter().chain(zygotes.iter().map(|z| z.1));
         let uids: BTreeSet<String> = pids.map(uid).collect();
         assert_eq!(uids.len(), 6, "{uids:?}");
     }
@@ -94,7 +107,12 @@ fn two_tenants_never_share_one_and_every_worker_has_its_own_uid() {
         assert_eq!((status["tenant"].as_str(), status["spawn"].as_str()), (Some(tenant), Some(spawn)));
         assert!(answers(&casemate, model));
     }
-    assert!(casemate.get("/metrics").text().contains("casemate_model{model=\"a\",version=\"1\",tenant=\"t\",spawn=\"zygote\"} 1"));
+    assert!(
+        casemate
+            .get("/metrics")
+            .text()
+            .contains("casemate_model{model=\"a\",version=\"1\",tenant=\"t\",spawn=\"zygote\"} 1")
+    );
 }
 
 #[test]
@@ -122,7 +140,11 @@ fn a_zygote_is_caged_itself() {
         let maps = std::fs::read_to_string(format!("/proc/{zygote}/maps")).unwrap();
         assert!(!maps.contains("memfd"), "nothing of a model or a request is in it\n{maps}");
         // The control: its worker has arenas.
-        assert!(std::fs::read_to_string(format!("/proc/{}/maps", casemate.worker("a"))).unwrap().contains("memfd:casemate-requests"));
+        assert!(
+            std::fs::read_to_string(format!("/proc/{}/maps", casemate.worker("a")))
+                .unwrap()
+                .contains("memfd:casemate-requests")
+        );
     }
     assert_eq!(process::name(zygote), "casemate-zygote");
     assert_eq!(process::name(casemate.worker("a")), "casemate-worker");
@@ -151,10 +173,8 @@ fn a_death_hurts_nobody_else() {
 
 #[test]
 fn one_is_renewed_after_so_many_births() {
-    let casemate = Setup::new()
-        .simple("a", &models::double())
-        .sandbox("spawn = \"zygote\"\nzygote_births = 2\n")
-        .serve();
+    let casemate =
+        Setup::new().simple("a", &models::double()).sandbox("spawn = \"zygote\"\nzygote_births = 2\n").serve();
     for round in 0..4 {
         replace(&casemate, "a");
         assert!(answers(&casemate, "a"), "{round}");
@@ -171,10 +191,8 @@ fn one_is_renewed_after_so_many_births() {
 
 #[test]
 fn one_is_renewed_after_a_time() {
-    let casemate = Setup::new()
-        .simple("a", &models::double())
-        .sandbox("spawn = \"zygote\"\nzygote_age_s = 10\n")
-        .serve();
+    let casemate =
+        Setup::new().simple("a", &models::double()).sandbox("spawn = \"zygote\"\nzygote_age_s = 10\n").serve();
     let worker = casemate.worker("a");
     casemate.wait_until("a second zygote", PATIENCE, || events(&casemate, "zygote-warm").len() == 2);
     assert_eq!(casemate.worker("a"), worker, "its workers are not renewed with it");

@@ -99,7 +99,13 @@ pub(crate) fn keep_one(kept: Capability) -> Result<(), PrivilegeError> {
         }
     }
     let failed = |set| move |source| PrivilegeError::Set { set, source };
-    let left = |set| if matches!(set, CapSet::Permitted | CapSet::Effective) { CapsHashSet::from_iter([kept]) } else { CapsHashSet::new() };
+    let left = |set| {
+        if matches!(set, CapSet::Permitted | CapSet::Effective) {
+            CapsHashSet::from_iter([kept])
+        } else {
+            CapsHashSet::new()
+        }
+    };
     // The effective set before the permitted one, which it is a part of.
     for set in [CapSet::Ambient, CapSet::Inheritable, CapSet::Effective, CapSet::Permitted] {
         caps::set(None, set, &left(set)).map_err(failed(set))?;
@@ -109,7 +115,11 @@ pub(crate) fn keep_one(kept: Capability) -> Result<(), PrivilegeError> {
             return Err(PrivilegeError::NotEmpty(set));
         }
     }
-    if prctl::securebits()? == prctl::SECUREBITS_LOCKED { Ok(()) } else { Err(PrivilegeError::NotInForce("securebits")) }
+    if prctl::securebits()? == prctl::SECUREBITS_LOCKED {
+        Ok(())
+    } else {
+        Err(PrivilegeError::NotInForce("securebits"))
+    }
 }
 
 /// The four sets that a process holds, empty: every process may do that to itself.

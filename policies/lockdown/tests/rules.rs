@@ -70,7 +70,17 @@ fn harmless(call: &str) -> [u64; 6] {
 }
 
 /// What a zygote may pass to `clone` for a new process, and two of its parts.
-const BIRTH: u64 = 0x8000 | 0x0020_0000 | 0x0100_0000 | USER | 0x2_0000 | 0x2000_0000 | NET | 0x0800_0000 | 0x0400_0000 | 0x0200_0000 | 17;
+const BIRTH: u64 = 0x8000
+    | 0x0020_0000
+    | 0x0100_0000
+    | USER
+    | 0x2_0000
+    | 0x2000_0000
+    | NET
+    | 0x0800_0000
+    | 0x0400_0000
+    | 0x0200_0000
+    | 17;
 const USER: u64 = 0x1000_0000;
 const NET: u64 = 0x4000_0000;
 
@@ -229,7 +239,13 @@ fn known_attempts_of_the_front_and_the_launcher_are_refused() {
         ("zygote", "a child that is its own", libc::SYS_clone, [17, 0, 0, 0, 0, 0], [BIRTH, 0, 0, 0, 0, 0]),
         ("zygote", "a child in its network", libc::SYS_clone, [BIRTH & !NET, 0, 0, 0, 0, 0], [BIRTH, 0, 0, 0, 0, 0]),
         ("zygote", "a child in its users", libc::SYS_clone, [BIRTH & !USER, 0, 0, 0, 0, 0], [BIRTH, 0, 0, 0, 0, 0]),
-        ("zygote", "a child that nobody traces", libc::SYS_clone, [BIRTH | 0x80_0000, 0, 0, 0, 0, 0], [BIRTH, 0, 0, 0, 0, 0]),
+        (
+            "zygote",
+            "a child that nobody traces",
+            libc::SYS_clone,
+            [BIRTH | 0x80_0000, 0, 0, 0, 0, 0],
+            [BIRTH, 0, 0, 0, 0, 0],
+        ),
         ("zygote", "a namespace of its own", libc::SYS_unshare, [NET, 0, 0, 0, 0, 0], [0x80, 0, 0, 0, 0, 0]),
         ("zygote", "a mount to write to", libc::SYS_mount, [0, 0, 0, 14, 0, 0], [0, 0, 0, 15, 0, 0]),
         ("zygote", "a bind mount", libc::SYS_mount, [0, 0, 0, 0x1000, 0, 0], [0, 0, 0, 15, 0, 0]),

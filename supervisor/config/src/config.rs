@@ -13,8 +13,8 @@ use thiserror::Error;
 use crate::limits::{LimitError, Limits};
 use crate::listen::{self, ListenError};
 use crate::model::{ModelConfig, Versions};
-use crate::tenant::{Renewal, Spawn, Tenant};
 use crate::raw::{Raw, RawGraph, RawModel, RawPolicy, RawSandbox, RawVersions};
+use crate::tenant::{Renewal, Spawn, Tenant};
 
 /// What the operator wants.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -269,7 +269,8 @@ fn check_model(name: &ModelName, raw: RawModel, defaults: ModelConfig) -> Result
             Err(ConfigError::Model { model: name.clone(), key, found, least, most })
         }
     };
-    let ModelConfig { mut versions, mut threads, mut memory_bytes, mut cpu_millis, mut graph, mut spawn, .. } = defaults;
+    let ModelConfig { mut versions, mut threads, mut memory_bytes, mut cpu_millis, mut graph, mut spawn, .. } =
+        defaults;
     if let Some(written) = raw.graph {
         graph = check_graph(written)?;
     }
@@ -420,7 +421,8 @@ mod tests {
         let run_time_code = RunTimeCode::Allowed;
         let (cpu_millis, graph) = (Some(4000), GraphPolicy::default());
         let (tenant, spawn) = (None, Spawn::Exec);
-        let expected = ModelConfig { versions, threads: 4, memory_bytes, cpu_millis, run_time_code, graph, tenant, spawn };
+        let expected =
+            ModelConfig { versions, threads: 4, memory_bytes, cpu_millis, run_time_code, graph, tenant, spawn };
         assert_eq!(model, expected);
         let cpus = |line: &str| {
             let text = format!("store = \"/s\"\n[limits]\nthreads = 3\n[models.a]\n{line}");

@@ -140,8 +140,17 @@ impl Trial<'_> {
         let ceilings = Ceilings { threads: 1, memory_bytes, mapped_bytes: library.bytes(), cpu_millis: Some(1000) };
         let leaf = self.cgroups.as_ref().map(|groups| groups.leaf("trial", ceilings.budget())).transpose()?;
         let entry = leaf.as_ref().map(Leaf::entry).transpose()?;
-        let jail =
-            Jail { library, namespaces, alone, calm, entry: entry.as_ref(), identity, ceilings, descriptors: &[], bears: false };
+        let jail = Jail {
+            library,
+            namespaces,
+            alone,
+            calm,
+            entry: entry.as_ref(),
+            identity,
+            ceilings,
+            descriptors: &[],
+            bears: false,
+        };
         let born_in = entry.as_ref().and_then(Entry::born_in);
         let mut child = fork::fork_into(jail.flags(), born_in, |gate| match jail.enter(gate) {
             Ok(()) => exit_now(0),

@@ -53,7 +53,8 @@ impl Nursery {
     /// Why there is none, as far as that is known.
     pub fn complaint(&self, tenant: &Tenant) -> String {
         let known = self.complaints.get(tenant).cloned();
-        known.unwrap_or_else(|| "its tenant's zygote ended before it was of use; the launcher's log says how".to_owned())
+        known
+            .unwrap_or_else(|| "its tenant's zygote ended before it was of use; the launcher's log says how".to_owned())
     }
 
     /// Starts one; it will say when it is warm.
@@ -148,7 +149,9 @@ impl Nursery {
 
     /// A process ended: whether it was one of these.
     pub fn ended(&mut self, pid: Pid, how: &ExitCause, pool: &mut Pool) -> bool {
-        if let Some(tenant) = self.zygotes.iter().find(|(_, zygote)| zygote.pid == pid).map(|(tenant, _)| tenant.clone()) {
+        if let Some(tenant) =
+            self.zygotes.iter().find(|(_, zygote)| zygote.pid == pid).map(|(tenant, _)| tenant.clone())
+        {
             self.dismiss(&tenant, None);
         }
         let Some(at) = self.leaving.iter().position(|(_, zygote)| zygote.pid == pid) else { return false };

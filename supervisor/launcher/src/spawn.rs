@@ -233,8 +233,12 @@ impl Spawner {
         let descriptors = [null.as_fd(), null.as_fd(), null.as_fd(), theirs.as_fd()];
         let memory_bytes = config.limits.worker_memory_mib << 20;
         let ceilings = Ceilings { threads: 1, memory_bytes, mapped_bytes: self.library.bytes(), cpu_millis: None };
-        let leaf =
-            self.host.cgroups.as_ref().map(|groups| groups.leaf(&format!("z{number}"), ceilings.budget())).transpose()?;
+        let leaf = self
+            .host
+            .cgroups
+            .as_ref()
+            .map(|groups| groups.leaf(&format!("z{number}"), ceilings.budget()))
+            .transpose()?;
         let entry = leaf.as_ref().map(Leaf::entry).transpose()?;
         let jail = Jail {
             library: &self.library,
@@ -305,7 +309,9 @@ impl SpawnError {
     pub fn passes(&self) -> bool {
         match self {
             Self::Birth(error) => error.passes(),
-            Self::Descriptor { .. } | Self::Memory(_) | Self::Cgroup(_) | Self::Bear(_) | Self::Dry(_) | Self::Uids => true,
+            Self::Descriptor { .. } | Self::Memory(_) | Self::Cgroup(_) | Self::Bear(_) | Self::Dry(_) | Self::Uids => {
+                true
+            }
             // Somebody may be copying the model's files right now; but a worker that cannot have them is not better off
             // for asking again and again.
             Self::Model(_) | Self::Grant(_) | Self::NoNamespaces => false,

@@ -206,7 +206,9 @@ impl Workers {
         self.memory.moved();
         let Some(zygote) = self.nursery.ready(tenant) else { return gone() };
         // Reserved when the zygote began; somebody may have one of them by now.
-        while let Some((_, identity)) = zygote.unborn.pop_front_if(|(_, who)| who.own().is_some_and(|uid| strangers.contains(&uid))) {
+        while let Some((_, identity)) =
+            zygote.unborn.pop_front_if(|(_, who)| who.own().is_some_and(|uid| strangers.contains(&uid)))
+        {
             zygote.births = zygote.births.saturating_sub(1);
             self.pool.release(identity);
         }

@@ -50,7 +50,11 @@ pub fn build(library: &Library, files: &[OwnedFd], bears: bool) -> Result<(), Er
     // Where a program looks for the folder that it was started from; libraries are found relative to it.
     fs::create_dir_all("proc/self").map_err(errno)?;
     symlink(library.program(), "proc/self/exe").map_err(errno)?;
-    if bears { threshold()? } else { empty_folder()? }
+    if bears {
+        threshold()?
+    } else {
+        empty_folder()?
+    }
     restrict_at(c".", Refuses::WRITING)
 }
 
