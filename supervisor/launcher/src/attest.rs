@@ -178,9 +178,12 @@ fn own_identity(subject: &Subject, status: &Status) -> Found {
 /// Processes with that uid, one left out.
 fn count_processes_of(uid: &str, but: Pid) -> usize {
     let Ok(entries) = fs::read_dir("/proc") else { return usize::MAX };
-    let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
-    let others = names.filter(|name| name.parse::<i32>().is_ok_and(|pid| pid != but.as_raw()));
-    others.filter(|name| Status::of(name).words("Uid").iter().any(|word| word == uid)).count()
+    // The folder of a process belongs to its effective uid. What root's has as its others is of no use to anybody: so the
+    // many processes of the host and of the kernel are not read one by one.
+    let others = entries.flatten().filter(|entry| entry.metadata().is_ok_and(|folder| folder.uid() != 0));
+    let names = others.filter_map(|entry| entry.file_name().into_string().ok());
+    let names = names.filter(|name| name.parse::<i32>().is_ok_and(|pid| pid != but.as_raw()));
+    names.filter(|name| Status::of(name).words("Uid").iter().any(|word| word == uid)).count()
 }
 
 fn no_new_privileges(status: &Status) -> Found {
