@@ -3,6 +3,8 @@
 //! A front that asks what the table does not allow, or that dies, takes its workers with it: they were its own, and what it
 //! knew of them is gone. A fresh front starts with none.
 
+mod error;
+
 use std::fmt::Display;
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -12,12 +14,13 @@ use casemate_config::Config;
 use casemate_ipc::id::ModelId;
 use casemate_ipc::launch::{LaunchReply, LaunchRequest};
 use casemate_ipc::seqpacket::{ChannelError, PacketBuffer};
-use casemate_lockdown::{LauncherConfined, policy};
+use casemate_lockdown::LauncherConfined;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use thiserror::Error;
+
+pub use error::MonitorError;
 
 use crate::front::{Front, FrontPlan};
 use crate::log;
@@ -25,7 +28,7 @@ use crate::origin::Images;
 use crate::permit::{Facts, Permits, Verdict};
 use crate::spawn::{Arenas, Spawner};
 use crate::sys::process::send_signal;
-use crate::trace::{Circumstances, End, Ended, Tracer};
+use crate::trace::{Circumstances, End, Ended, Tracer, name_of};
 use crate::workers::{Answer, Workers, refuse};
 
 /// The launcher at work.
@@ -53,25 +56,6 @@ struct Serving {
     /// It broke the protocol, or closed its channel: nothing is read from it and nothing said to it any more, and if it is
     /// not gone by then it is killed.
     left: Option<Instant>,
-}
-
-/// Why the launcher ends without being told to.
-#[derive(Debug, Error)]
-pub enum MonitorError {
-    /// A call of the loop itself.
-    #[error("{step}: {errno}")]
-    Call {
-        /// Which.
-        step: &'static str,
-        /// The kernel's answer.
-        errno: Errno,
-    },
-    /// Fronts die as soon as they live.
-    #[error("{QUICK_DEATHS_MAX} fronts in a row died within {} s of their start; their last lines say why", QUICK.as_secs())]
-    FrontKeepsDying,
-    /// The front did not end in order when it was told to.
-    #[error("the front did not stop in order: {0}")]
-    Disorder(&'static str),
 }
 
 /// What a front did that no front may do.
@@ -194,7 +178,6 @@ impl Monitor {
         let mut watched = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
         let hears = self.front.as_ref().filter(|serving| serving.left.is_none());
         watched.extend(hears.map(|serving| PollFd::new(serving.front.channel.as_fd(), PollFlags::POLLIN)));
-        let front = hears.is_some();
         // They only wake this loop: whoever tends them asks each.
         if self.stopping.is_none() {
             watched.extend(self.workers.sources().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
@@ -204,7 +187,7 @@ impl Monitor {
             Err(errno) => return Err(MonitorError::Call { step: "poll", errno }),
         }
         let ready = |at: usize| watched.get(at).is_some_and(|fd| fd.any().unwrap_or(false));
-        Ok((ready(0), front && ready(1)))
+        Ok((ready(0), hears.is_some() && ready(1)))
     }
 
     fn hear_signals(&mut self) {
@@ -411,11 +394,6 @@ impl Monitor {
         }
         self.workers.kill_all();
     }
-}
-
-/// The name of a call that a filter refused, as far as this build knows it.
-fn name_of(number: i64) -> &'static str {
-    u32::try_from(number).ok().and_then(policy::call_name).unwrap_or("unknown")
 }
 
 /// For the log of a front's end, which nobody asks for.

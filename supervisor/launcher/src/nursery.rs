@@ -11,13 +11,12 @@ use casemate_config::tenant::{Renewal, Tenant};
 use casemate_ipc::launch::ExitCause;
 use casemate_ipc::seqpacket::{ChannelError, PacketBuffer};
 use casemate_ipc::zygote::FromZygote;
-use casemate_lockdown::policy;
 use nix::unistd::Pid;
 
 use crate::jail::identity::{Identity, Pool, uids_of_processes};
 use crate::log;
 use crate::spawn::{SpawnError, Spawner};
-use crate::trace::Tracer;
+use crate::trace::{Tracer, name_of};
 use crate::zygote::{Zygote, numbered};
 
 /// All of them, by tenant; never one for two.
@@ -158,7 +157,7 @@ impl Nursery {
         let (tenant, zygote) = self.leaving.swap_remove(at);
         let mut fields: Vec<(&str, &dyn Display)> = vec![("tenant", &tenant), ("pid", &pid), ("how", how)];
         let call = match how {
-            ExitCause::Syscall(denied) => u32::try_from(denied.number).ok().and_then(policy::call_name),
+            ExitCause::Syscall(denied) => Some(name_of(denied.number)),
             _ => None,
         };
         if let Some(call) = &call {
