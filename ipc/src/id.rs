@@ -21,6 +21,11 @@ pub struct ModelName(String);
 #[serde(try_from = "String", into = "String")]
 pub struct Version(String);
 
+/// Who a model belongs to: a name of the same alphabet and length as a model's.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct TenantName(String);
+
 /// One version of one model: what a worker serves.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode, Serialize, Deserialize)]
 pub struct ModelId {
@@ -70,6 +75,26 @@ impl ModelName {
 }
 
 impl TryFrom<String> for ModelName {
+    type Error = NameError;
+    fn try_from(text: String) -> Result<Self, NameError> {
+        check(&text, Self::MAX)?;
+        Ok(Self(text))
+    }
+}
+
+// === impl TenantName ===
+
+impl TenantName {
+    /// Longest name, in characters.
+    pub const MAX: usize = ModelName::MAX;
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for TenantName {
     type Error = NameError;
     fn try_from(text: String) -> Result<Self, NameError> {
         check(&text, Self::MAX)?;
@@ -145,6 +170,7 @@ macro_rules! name_text {
 }
 name_text!(ModelName);
 name_text!(Version);
+name_text!(TenantName);
 
 impl fmt::Display for ModelId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -20,3 +20,4 @@ pub mod seqpacket;
 pub mod shm;
 pub mod tensor;
 pub mod work;
+pub mod zygote;

@@ -43,6 +43,11 @@ pub fn double() -> Vec<u8> {
     forward("return x * 2")
 }
 
+/// Random numbers, other ones at each request.
+pub fn dice() -> Vec<u8> {
+    forward("return torch.rand_like(x)")
+}
+
 /// `y = x`, of any shape and type.
 pub fn identity() -> Vec<u8> {
     forward("return x")

@@ -35,6 +35,15 @@ fn controls() -> BTreeMap<String, String> {
 
 #[test]
 fn every_probe_dies_in_the_cage_and_lives_without_it() {
+    sweep("");
+}
+
+#[test]
+fn every_probe_dies_in_a_worker_that_a_zygote_bore() {
+    sweep("spawn = \"zygote\"\n");
+}
+
+fn sweep(sandbox: &str) {
     let controls = controls();
     assert!(controls.len() >= 40, "{} probes", controls.len());
     let succeeded = controls.values().filter(|a| !a.starts_with("-1 ")).count();
@@ -43,7 +52,10 @@ fn every_probe_dies_in_the_cage_and_lives_without_it() {
     let names: Vec<&String> = controls.keys().collect();
     for group in names.chunks(12) {
         let setup = group.iter().fold(Setup::new(), |s, name| s.echo(name, &format!("probe = \"{name}\"")));
-        let casemate = setup.serve();
+        let tenants: String = group.iter().map(|name| format!("[models.{name:?}]\ntenant = \"t\"\n")).collect();
+        let casemate = setup.sandbox(sandbox).config(&tenants).serve();
+        let by_zygote = casemate.log().matches(" by=zygote").count();
+        assert_eq!(by_zygote > 0, !sandbox.is_empty(), "{}", casemate.log());
         for name in group {
             let answer = casemate.row(name, [1.0; 4]);
             assert_eq!(answer.status, 502, "{name}: {}", answer.text());

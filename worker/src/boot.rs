@@ -9,9 +9,11 @@ use std::os::fd::OwnedFd;
 use casemate_ipc::frame::{self, FrameError};
 use casemate_ipc::inherited;
 use casemate_ipc::launch::{Grant, fd};
+use casemate_ipc::seqpacket::Channel;
 use casemate_ipc::shm::arena::{Reader, Writer};
 use casemate_ipc::shm::map::Frozen;
 use casemate_ipc::shm::seal::SealError;
+use casemate_ipc::zygote::{FromZygote, ToZygote};
 use nix::sys::socket::{SockType, getsockopt, sockopt};
 use thiserror::Error;
 
@@ -52,7 +54,7 @@ pub enum BootError {
     #[error("its environment is not empty")]
     Environment,
     /// A descriptor is missing.
-    #[error("descriptors 0 to 8 are not all there: {0}")]
+    #[error("descriptors 0 to 8 (of a zygote, 0 to 3) are not all there: {0}")]
     Missing(io::Error),
     /// A descriptor too many; somebody's file or socket has leaked into the worker.
     #[error("descriptor {0} is open")]
@@ -88,13 +90,37 @@ pub enum BootError {
 
 /// Takes possession. An error means that there is nobody to tell.
 pub fn boot() -> Result<Born, BootError> {
-    bare()?;
-    let channel = own(fd::WORKER_CHANNEL)?;
+    bare(fd::WORKER_GRANT)?;
+    let channel = packets(own(fd::WORKER_CHANNEL)?)?;
+    Ok(Born { front: ToFront::new(channel), estate: take() })
+}
+
+/// Takes possession as a zygote: of a channel to the launcher, and of nothing else.
+pub fn boot_zygote() -> Result<ToLauncher, BootError> {
+    bare(fd::WORKER_CHANNEL)?;
+    Ok(ToLauncher::new(packets(own(fd::WORKER_CHANNEL)?)?))
+}
+
+/// A zygote's channel.
+pub type ToLauncher = Channel<FromZygote, ToZygote>;
+
+/// Whether just the promised descriptors are open: 0 to `last`.
+pub fn only_up_to(last: i32) -> Result<(), BootError> {
+    if (0..=last).any(|fd| !shim::is_open(fd)) {
+        return Err(BootError::Missing(io::ErrorKind::NotFound.into()));
+    }
+    match (last + 1..MAX_DESCRIPTORS).find(|fd| shim::is_open(*fd)) {
+        Some(fd) => Err(BootError::Leaked(fd)),
+        None => Ok(()),
+    }
+}
+
+fn packets(channel: OwnedFd) -> Result<OwnedFd, BootError> {
     let kind = getsockopt(&channel, sockopt::SockType).map_err(|errno| BootError::Channel(errno.into()))?;
     if kind != SockType::SeqPacket {
         return Err(BootError::Channel(io::Error::other("of another type")));
     }
-    Ok(Born { front: ToFront::new(channel), estate: take() })
+    Ok(channel)
 }
 
 /// Most threads that one operation may use.
@@ -102,24 +128,53 @@ const MAX_THREADS: u32 = 256;
 /// As far as descriptors are looked for where there is no `/proc`; above every limit that a jail sets.
 const MAX_DESCRIPTORS: i32 = 1024;
 
-/// Maps and checks. Each descriptor is closed at the end of its line.
 fn take() -> Result<Estate, BootError> {
-    let grant: Grant = frame::decode(Frozen::map(own(fd::WORKER_GRANT)?).map_err(BootError::GrantMemory)?.bytes())?;
-    if !(1..=MAX_THREADS).contains(&grant.threads) {
-        return Err(BootError::Threads(grant.threads));
+    Belongings {
+        requests: own(fd::WORKER_REQUESTS)?,
+        responses: own(fd::WORKER_RESPONSES)?,
+        model: own(fd::WORKER_MODEL)?,
+        manifest: own(fd::WORKER_MANIFEST)?,
+        grant: own(fd::WORKER_GRANT)?,
     }
-    let Grant { requests: inward, responses: outward, instances, .. } = grant;
-    let slots = inward.slots.min(outward.slots);
-    if !(1..=slots).contains(&instances) {
-        return Err(BootError::Instances(instances, slots));
+    .open()
+}
+
+/// An estate as descriptors, by whichever way they came.
+#[derive(Debug)]
+pub struct Belongings {
+    /// The request arena.
+    pub requests: OwnedFd,
+    /// The response arena.
+    pub responses: OwnedFd,
+    /// The model.
+    pub model: OwnedFd,
+    /// The manifest.
+    pub manifest: OwnedFd,
+    /// The grant.
+    pub grant: OwnedFd,
+}
+
+impl Belongings {
+    /// Maps and checks. Each descriptor is closed at the end of its line.
+    pub fn open(self) -> Result<Estate, BootError> {
+        let Self { requests, responses, model, manifest, grant } = self;
+        let grant: Grant = frame::decode(Frozen::map(grant).map_err(BootError::GrantMemory)?.bytes())?;
+        if !(1..=MAX_THREADS).contains(&grant.threads) {
+            return Err(BootError::Threads(grant.threads));
+        }
+        let Grant { requests: inward, responses: outward, instances, .. } = grant;
+        let slots = inward.slots.min(outward.slots);
+        if !(1..=slots).contains(&instances) {
+            return Err(BootError::Instances(instances, slots));
+        }
+        Ok(Estate {
+            requests: Reader::open(requests, inward).map_err(BootError::Requests)?,
+            responses: Writer::open(responses, outward).map_err(BootError::Responses)?,
+            model: Frozen::map(model).map_err(BootError::Model)?,
+            manifest: Frozen::map(manifest).map_err(BootError::Manifest)?,
+            grant,
+        })
     }
-    Ok(Estate {
-        requests: Reader::open(own(fd::WORKER_REQUESTS)?, inward).map_err(BootError::Requests)?,
-        responses: Writer::open(own(fd::WORKER_RESPONSES)?, outward).map_err(BootError::Responses)?,
-        model: Frozen::map(own(fd::WORKER_MODEL)?).map_err(BootError::Model)?,
-        manifest: Frozen::map(own(fd::WORKER_MANIFEST)?).map_err(BootError::Manifest)?,
-        grant,
-    })
 }
 
 fn own(number: i32) -> Result<OwnedFd, BootError> {
@@ -127,18 +182,12 @@ fn own(number: i32) -> Result<OwnedFd, BootError> {
 }
 
 /// Whether nothing but the promised descriptors came along.
-fn bare() -> Result<(), BootError> {
+fn bare(last: i32) -> Result<(), BootError> {
     if env::args_os().count() > 1 {
         return Err(BootError::Arguments);
     }
     if env::vars_os().next().is_some() {
         return Err(BootError::Environment);
     }
-    if (0..=fd::WORKER_GRANT).any(|fd| !shim::is_open(fd)) {
-        return Err(BootError::Missing(io::ErrorKind::NotFound.into()));
-    }
-    match (fd::WORKER_GRANT + 1..MAX_DESCRIPTORS).find(|fd| shim::is_open(*fd)) {
-        Some(fd) => Err(BootError::Leaked(fd)),
-        None => Ok(()),
-    }
+    only_up_to(last)
 }

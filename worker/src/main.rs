@@ -1,5 +1,6 @@
-//! `casemate-worker`: born by the launcher with nine descriptors and nothing else; see `casemate_worker::phases`.
+//! `casemate-worker`: started by the launcher with nine descriptors and nothing else; see `casemate_worker::phases`. Started
+//! with four it is a zygote, which bears workers: `casemate_worker::zygote`.
 
 fn main() {
-    casemate_worker::phases::run()
+    if casemate_worker::zygote::is_one() { casemate_worker::zygote::run() } else { casemate_worker::phases::run() }
 }

@@ -18,7 +18,7 @@ use casemate_lockdown::{self as lockdown, Report, Requirements, Sealed};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::{Pid, geteuid};
 
-use crate::boot::{self, Born, Estate};
+use crate::boot::{self, BootError, Born, Estate};
 use crate::crew::{Crew, Duty};
 use crate::engine::contract::{Engine, RunError, ToFront};
 use crate::engine::{self, shim};
@@ -37,9 +37,25 @@ pub fn run() -> ! {
             shim::exit(exit_code::BOOT)
         }
     };
+    go(front, estate, Warmth::Cold)
+}
+
+/// The same for a worker that a zygote bore: its first steps are behind it, and its zygote's warmth is its own.
+pub fn run_newborn(front: ToFront, estate: Result<Estate, BootError>) -> ! {
+    go(front, estate, Warmth::Inherited)
+}
+
+/// Whether the trusted warm-up is still to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Warmth {
+    Cold,
+    Inherited,
+}
+
+fn go(front: ToFront, estate: Result<Estate, BootError>, warmth: Warmth) -> ! {
     // Whatever serves is used by every instance until the process ends.
     let front: &'static ToFront = Box::leak(Box::new(front));
-    let lived = estate.map_err(|error| Stop::at(Step::Boot, error)).and_then(|estate| live(front, estate));
+    let lived = estate.map_err(|error| Stop::at(Step::Boot, error)).and_then(|estate| live(front, estate, warmth));
     shim::exit(lived.unwrap_or_else(|stop| stop.say(front)))
 }
 
@@ -52,9 +68,9 @@ struct Stop {
 }
 
 /// The trip from the first lock on; returns when serving is over.
-fn live(front: &'static ToFront, estate: Estate) -> Result<i32, Stop> {
+fn live(front: &'static ToFront, estate: Estate, warmth: Warmth) -> Result<i32, Stop> {
     let Estate { grant, requests, responses, model, manifest } = estate;
-    let (sealed, inside, crew, warmed) = cage(&grant)?;
+    let (sealed, inside, crew, warmed) = cage(&grant, warmth)?;
     let verified = verify::verify(&sealed, manifest.bytes(), model.bytes(), engine::platform);
     let verified = verified.map_err(|error| Stop::at(Step::Verify, error))?;
     if warmed.is_some_and(|sha256| sha256 != verified.declared.sha256) {
@@ -129,14 +145,19 @@ fn code_of(served: Result<(), ServeError>) -> i32 {
 }
 
 /// Puts the whole cage on, in the one order that works. The last of the four is which model code was made for.
-fn cage(grant: &Grant) -> Result<(Sealed, Inside, Crew, Option<[u8; 32]>), Stop> {
+fn cage(grant: &Grant, warmth: Warmth) -> Result<(Sealed, Inside, Crew, Option<[u8; 32]>), Stop> {
     let code = match grant.run_time_code {
         RunTimeCode::Refused if grant.shapes.is_empty() => lockdown::RunTimeCode::Refused,
         RunTimeCode::Refused => lockdown::RunTimeCode::Warmed,
         RunTimeCode::Allowed => lockdown::RunTimeCode::Allowed,
     };
     let confined = lockdown::confine_with(code).map_err(|error| Stop::at(Step::Lock, error))?;
-    warm::warm_up(grant.run_time_code).map_err(|error| Stop::at(Step::Warm, error))?;
+    match warmth {
+        Warmth::Cold => warm::warm_up(grant.run_time_code).map_err(|error| Stop::at(Step::Warm, error))?,
+        // A zygote warms up for models that make no code; the launcher never asks it for another.
+        Warmth::Inherited if grant.run_time_code == RunTimeCode::Refused => {}
+        Warmth::Inherited => return Err(Stop::at(Step::Warm, "a zygote's worker cannot make code at run time")),
+    }
     let waived = |waiver: Waiver| grant.waived.contains(&waiver);
     let requirements = Requirements {
         empty_root: !waived(Waiver::Namespaces),

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::forbidden::{CODE, KINDS, Kind, LAUNCHER, SERVE};
+use crate::forbidden::{CODE, KINDS, Kind, LAUNCHER, SERVE, ZYGOTE};
 use crate::grant::FilePolicy;
 use crate::rule::{Clause, Default, Policy, Rule, Test};
 
@@ -61,6 +61,14 @@ pub enum BrokenLaw {
     /// A namespace that could be joined and is not a user namespace, where nothing but the right to look is gained.
     #[error("{stage}: `{call}` must ask for CLONE_NEWUSER")]
     OtherNamespace {
+        /// The policy.
+        stage: String,
+        /// The call.
+        call: String,
+    },
+    /// A zygote that could make another kind of process than the one it is there for, or mount what it likes.
+    #[error("{stage}: `{call}` must compare its flags whole")]
+    LooseBirth {
         /// The policy.
         stage: String,
         /// The call.
@@ -164,6 +172,9 @@ pub fn check(policies: Vec<Policy>) -> Result<CheckedPolicies, Vec<BrokenLaw>> {
         for kind in KINDS.iter().filter(|kind| (kind.has)(&policy.stage)) {
             broken.extend(of_kind(policy, kind));
         }
+        if policy.stage == ZYGOTE {
+            broken.extend(of_zygote(policy));
+        }
         let (plain, code) = policy.stage.strip_suffix(CODE).map_or((policy.stage.as_str(), ""), |plain| (plain, CODE));
         if let Some(program) = plain.strip_suffix(SERVE) {
             broken.extend(part_of(policy, &format!("{program}{WARM}{code}"), &policies));
@@ -262,6 +273,18 @@ fn of_kind(policy: &Policy, kind: &Kind) -> Vec<BrokenLaw> {
         }
     }
     broken
+}
+
+/// A zygote makes threads, or one kind of process; it mounts one kind of file system; no flag is left to chance.
+fn of_zygote(policy: &Policy) -> Vec<BrokenLaw> {
+    let thread = Test::Has(libc::CLONE_THREAD as u64);
+    let whole = |clause: &Clause| clause.argument.name == "flags" && matches!(clause.test, Test::Equals(_));
+    let loose = |rule: &&Rule| {
+        let a_thread = rule.call == "clone" && rule.clauses.iter().any(|clause| implies(&clause.test, &thread));
+        ["clone", "unshare", "mount"].contains(&rule.call.as_str()) && !a_thread && !rule.clauses.iter().any(whole)
+    };
+    let law = |rule: &Rule| BrokenLaw::LooseBirth { stage: policy.stage.clone(), call: rule.call.clone() };
+    policy.rules.iter().filter(loose).map(law).collect()
 }
 
 /// Whether a rule with PROT_EXEC is the one call that generators of code need, with one protection, which takes the right to

@@ -248,3 +248,30 @@ fn a_worker_is_granted_no_path() {
     let floorless = FilePolicy::parse(&worker.replace("floor = 1", "floor = 0")).unwrap();
     assert_eq!(check_files(&[floorless]).unwrap_err(), [BrokenLaw::NoFloor { role: "worker".into() }]);
 }
+
+#[test]
+fn a_zygote_leaves_no_flag_to_chance() {
+    let said = |body: &str| match check(vec![policy("worker-warm", WARM_BASE), policy("zygote", body)]) {
+        Ok(_) => Vec::new(),
+        Err(broken) => broken.iter().map(ToString::to_string).collect::<Vec<_>>(),
+    };
+    let birth = rule("clone", "{ arg = \"flags\", equals = \"CLONE_PARENT|CLONE_NEWUSER|SIGCHLD\" }");
+    let thread = rule("clone", "{ arg = \"flags\", has = \"CLONE_VM|CLONE_SIGHAND|CLONE_THREAD\" }");
+    let mount = rule("mount", "{ arg = \"flags\", equals = \"MS_RDONLY|MS_NOSUID\" }");
+    assert_eq!(said(&[birth, thread, mount].concat()), Vec::<String>::new());
+    for (call, when) in [
+        ("clone", ""),
+        ("clone", "{ arg = \"flags\", has = \"CLONE_NEWUSER\" }"),
+        ("unshare", "{ arg = \"flags\", lacks = \"CLONE_NEWNET\" }"),
+        ("mount", "{ arg = \"flags\", has = \"MS_RDONLY\" }"),
+    ] {
+        assert_eq!(said(&rule(call, when)), [format!("zygote: `{call}` must compare its flags whole")]);
+    }
+    for call in ["ptrace", "kill", "execve", "socket", "pidfd_open", "memfd_create", "sendmsg", "setgroups"] {
+        assert_eq!(said(&rule(call, "")), [format!("zygote: `{call}` is never for a zygote")]);
+    }
+    // What only a birth needs is no worker's and no front's.
+    for call in ["mount", "setresuid", "setsid"] {
+        assert_eq!(laws(&rule(call, ""), ""), [format!("worker-warm: `{call}` is never for a worker")]);
+    }
+}

@@ -19,7 +19,7 @@ pub(crate) const KINDS: &[Kind] = &[
     Kind {
         whom: "a worker",
         has: |stage| stage.starts_with("worker-"),
-        never: &[NEVER_FOR_ANYBODY, NEVER_A_NETWORK, NEVER_OUTSIDE, NEVER_FOR_WORKER],
+        never: &[NEVER_FOR_ANYBODY, NEVER_A_NETWORK, NEVER_OUTSIDE, NEVER_BUT_AT_BIRTH, NEVER_FOR_WORKER],
         code: false,
     },
     // The row above holds for it too.
@@ -30,9 +30,15 @@ pub(crate) const KINDS: &[Kind] = &[
         code: true,
     },
     Kind {
+        whom: "a zygote",
+        has: |stage| stage == ZYGOTE,
+        never: &[NEVER_FOR_ANYBODY, NEVER_A_NETWORK, NEVER_OUTSIDE, NEVER_FOR_WORKER],
+        code: false,
+    },
+    Kind {
         whom: "the front",
         has: |stage| stage == "front",
-        never: &[NEVER_FOR_ANYBODY, NEVER_A_NETWORK, NEVER_OUTSIDE, NEVER_FOR_FRONT],
+        never: &[NEVER_FOR_ANYBODY, NEVER_A_NETWORK, NEVER_OUTSIDE, NEVER_BUT_AT_BIRTH, NEVER_FOR_FRONT],
         code: false,
     },
     Kind {
@@ -45,6 +51,8 @@ pub(crate) const KINDS: &[Kind] = &[
 
 /// The stage whose filter every other program inherits.
 pub(crate) const LAUNCHER: &str = "launcher";
+/// The stage that bears workers.
+pub(crate) const ZYGOTE: &str = "zygote";
 /// How the name of a stage ends that meets untrusted bytes.
 pub(crate) const SERVE: &str = "-serve";
 /// The end of the name of a stage in which a worker may make machine code, in one exact way; in no other it may.
@@ -126,12 +134,9 @@ pub(crate) const NEVER_OUTSIDE: &[&str] = &[
     "kill",
     "tgkill",
     "socketpair",
-    "mount",
     "mount_setattr",
     "move_mount",
     "open_tree",
-    "setresuid",
-    "setresgid",
     "setgroups",
     "setns",
     "splice",
@@ -148,6 +153,9 @@ pub(crate) const NEVER_OUTSIDE: &[&str] = &[
     "creat",
     "openat2",
 ];
+
+/// What a newborn process does on the way into its cage, and nobody does later: to become its own user, to mount its root.
+pub(crate) const NEVER_BUT_AT_BIRTH: &[&str] = &["mount", "setresuid", "setresgid", "setsid"];
 
 /// What only the front may do: take connections, send descriptors, make memory for others.
 pub(crate) const NEVER_FOR_WORKER: &[&str] = &["accept4", "sendmsg", "memfd_create", "ftruncate"];

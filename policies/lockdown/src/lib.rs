@@ -9,6 +9,9 @@
 //!    thread pools.
 //! 3. [`seal`], after the thread pools: `worker-serve` on all threads. Only a [`Sealed`] worker reads a model.
 //!
+//! A zygote has two: [`confine_zygote`], its first act, and [`settle_zygote`], after its warm-up. What it bears goes through
+//! the worker's three, from the first one on; Landlock comes there, since it would forbid a newborn to mount its root.
+//!
 //! The front has two: [`lock_front`], before its runtime starts a thread, and [`seal_front`], once the runtime stands and
 //! before a client is heard. The launcher has one, [`confine_launcher`], before it starts a front; what it starts inherits
 //! that filter.
@@ -38,7 +41,7 @@ pub use files::FilesError;
 pub use privileges::PrivilegeError;
 pub use report::{Report, Requirements};
 pub use role::{Role, RunTimeCode, Stage};
-pub use root::{EMPTY_FOLDER, RootError};
+pub use root::{EMPTY_FOLDER, RootError, lay_empty_folder};
 pub use syscalls::InstallError;
 
 /// A worker that can start no program and reach no network; it has read nothing that it may not trust.
@@ -79,6 +82,16 @@ pub struct FrontSealed(());
 #[derive(Debug)]
 #[must_use = "the proof that a front may be started"]
 pub struct LauncherConfined(());
+
+/// A zygote that can start no program and reach no network.
+#[derive(Debug)]
+#[must_use = "a zygote that is only confined may not bear"]
+pub struct ZygoteConfined(());
+
+/// A zygote without files, with one capability that means something in its own user namespace alone.
+#[derive(Debug)]
+#[must_use = "the proof that workers may be born"]
+pub struct ZygoteSettled(());
 
 /// The worker's first act. Fails with more than one thread.
 pub fn confine() -> Result<Confined, ConfineError> {
@@ -172,6 +185,27 @@ pub fn seal_front(locked: FrontLocked) -> Result<FrontSealed, SealError> {
     // kernel took it on all threads is what the success of its installation says.
     syscalls::install(Stage::Front).map_err(SealError::Filter)?;
     Ok(FrontSealed(()))
+}
+
+/// A zygote's first act, as a worker's, under a filter of its own. Whatever it bears makes no machine code.
+pub fn confine_zygote() -> Result<ZygoteConfined, ConfineError> {
+    privileges::prove_one_thread().map_err(ConfineError::Threads)?;
+    privileges::no_new_privs().map_err(ConfineError::NoNewPrivs)?;
+    privileges::non_dumpable().map_err(ConfineError::Dumpable)?;
+    signals::reset().map_err(ConfineError::Signals)?;
+    prctl::refuse_exec_gain();
+    syscalls::install(Stage::Zygote).map_err(ConfineError::Filter)?;
+    Ok(ZygoteConfined(()))
+}
+
+/// After its warm-up: the libraries' root goes, and all capabilities but the one for its workers' clocks. It is one thread,
+/// and stays so.
+pub fn settle_zygote(confined: ZygoteConfined) -> Result<ZygoteSettled, LockError> {
+    let ZygoteConfined(()) = confined;
+    root::swap_for_threshold().map_err(LockError::Root)?;
+    privileges::keep_one(caps::Capability::CAP_SYS_ADMIN).map_err(LockError::Capabilities)?;
+    privileges::prove_one_thread().map_err(LockError::Threads)?;
+    Ok(ZygoteSettled(()))
 }
 
 /// Once the public port is bound and everything that a config can get wrong has been checked, before the first front.

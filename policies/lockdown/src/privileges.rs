@@ -1,7 +1,7 @@
 //! What a process may do by what it is: threads, `no_new_privs`, dumpable, cores, capabilities. Each is read back.
 
-use caps::CapSet;
 use caps::errors::CapsError;
+use caps::{CapSet, Capability, CapsHashSet};
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl as safe;
@@ -88,6 +88,38 @@ pub(crate) fn empty_every_set() -> Result<(), PrivilegeError> {
         }
     }
     Ok(())
+}
+
+/// One capability left, and no way to another: what a zygote needs in its own user namespace, for the clocks of its workers.
+pub(crate) fn keep_one(kept: Capability) -> Result<(), PrivilegeError> {
+    prctl::set_securebits(prctl::SECUREBITS_LOCKED)?;
+    for capability in 0..=LAST_CAPABILITY {
+        if prctl::bounding_holds(capability)? == Some(true) {
+            prctl::drop_from_bounding(capability)?;
+        }
+    }
+    let failed = |set| move |source| PrivilegeError::Set { set, source };
+    let left = |set| {
+        if matches!(set, CapSet::Permitted | CapSet::Effective) {
+            CapsHashSet::from_iter([kept])
+        } else {
+            CapsHashSet::new()
+        }
+    };
+    // The effective set before the permitted one, which it is a part of.
+    for set in [CapSet::Ambient, CapSet::Inheritable, CapSet::Effective, CapSet::Permitted] {
+        caps::set(None, set, &left(set)).map_err(failed(set))?;
+    }
+    for set in HELD_SETS {
+        if caps::read(None, set).map_err(failed(set))? != left(set) {
+            return Err(PrivilegeError::NotEmpty(set));
+        }
+    }
+    if prctl::securebits()? == prctl::SECUREBITS_LOCKED {
+        Ok(())
+    } else {
+        Err(PrivilegeError::NotInForce("securebits"))
+    }
 }
 
 /// The four sets that a process holds, empty: every process may do that to itself.

@@ -37,6 +37,8 @@ pub enum Stage {
     Front,
     /// The launcher from its first front on, and every child of it.
     Launcher,
+    /// A tenant's zygote, from its first act to its end, and what it bears until that is a worker.
+    Zygote,
 }
 
 impl Role {
@@ -51,8 +53,15 @@ impl Role {
 
 impl Stage {
     /// Every stage.
-    pub const ALL: [Self; 6] =
-        [Self::WorkerWarm, Self::WorkerServe, Self::WorkerWarmCode, Self::WorkerServeCode, Self::Front, Self::Launcher];
+    pub const ALL: [Self; 7] = [
+        Self::WorkerWarm,
+        Self::WorkerServe,
+        Self::WorkerWarmCode,
+        Self::WorkerServeCode,
+        Self::Front,
+        Self::Launcher,
+        Self::Zygote,
+    ];
 
     /// The stages of one worker's life, in order: their filters add up.
     pub const fn of_worker(code: RunTimeCode) -> [Self; 2] {
@@ -65,7 +74,7 @@ impl Stage {
 
     /// Whether its filter lets a process ask what is in force.
     pub(crate) const fn may_ask(self) -> bool {
-        matches!(self, Self::WorkerWarm | Self::WorkerWarmCode | Self::Launcher)
+        matches!(self, Self::WorkerWarm | Self::WorkerWarmCode | Self::Launcher | Self::Zygote)
     }
 
     /// The name of `policies/seccomp/NAME.toml`.
@@ -77,6 +86,7 @@ impl Stage {
             Self::WorkerServeCode => "worker-serve-code",
             Self::Front => "front",
             Self::Launcher => "launcher",
+            Self::Zygote => "zygote",
         }
     }
 }

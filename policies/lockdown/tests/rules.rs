@@ -69,6 +69,21 @@ fn harmless(call: &str) -> [u64; 6] {
     }
 }
 
+/// What a zygote may pass to `clone` for a new process, and two of its parts.
+const BIRTH: u64 = 0x8000
+    | 0x0020_0000
+    | 0x0100_0000
+    | USER
+    | 0x2_0000
+    | 0x2000_0000
+    | NET
+    | 0x0800_0000
+    | 0x0400_0000
+    | 0x0200_0000
+    | 17;
+const USER: u64 = 0x1000_0000;
+const NET: u64 = 0x4000_0000;
+
 /// Past the largest number that a process can have.
 const NOBODY: u64 = 0x7fff_fff0;
 
@@ -221,6 +236,21 @@ fn known_attempts_of_the_front_and_the_launcher_are_refused() {
         ("launcher", "limit a stranger", libc::SYS_prlimit64, [NOBODY, 7, 0x1000, 0, 0, 0], [NOBODY, 7, 0, 0, 0, 0]),
         ("launcher", "a namespace of its own", libc::SYS_unshare, [0x2_0000, 0, 0, 0, 0, 0], [0x1_0000, 0, 0, 0, 0, 0]),
         ("launcher", "remove a file", libc::SYS_unlinkat, [9, 0, 0, 0, 0, 0], [9, 0, 0x200, 0, 0, 0]),
+        ("zygote", "a child that is its own", libc::SYS_clone, [17, 0, 0, 0, 0, 0], [BIRTH, 0, 0, 0, 0, 0]),
+        ("zygote", "a child in its network", libc::SYS_clone, [BIRTH & !NET, 0, 0, 0, 0, 0], [BIRTH, 0, 0, 0, 0, 0]),
+        ("zygote", "a child in its users", libc::SYS_clone, [BIRTH & !USER, 0, 0, 0, 0, 0], [BIRTH, 0, 0, 0, 0, 0]),
+        (
+            "zygote",
+            "a child that nobody traces",
+            libc::SYS_clone,
+            [BIRTH | 0x80_0000, 0, 0, 0, 0, 0],
+            [BIRTH, 0, 0, 0, 0, 0],
+        ),
+        ("zygote", "a namespace of its own", libc::SYS_unshare, [NET, 0, 0, 0, 0, 0], [0x80, 0, 0, 0, 0, 0]),
+        ("zygote", "a mount to write to", libc::SYS_mount, [0, 0, 0, 14, 0, 0], [0, 0, 0, 15, 0, 0]),
+        ("zygote", "a bind mount", libc::SYS_mount, [0, 0, 0, 0x1000, 0, 0], [0, 0, 0, 15, 0, 0]),
+        ("zygote", "write a file", libc::SYS_openat, [9, 0, 1, 0, 0, 0], [9, 0, 0, 0, 0, 0]),
+        ("zygote", "limit a stranger", libc::SYS_prlimit64, [NOBODY, 7, 0, 0, 0, 0], [0, 7, 0, 0, 0, 0]),
     ];
     for (stage, attempt, number, bad, good) in attempts {
         let (filter, number) = (filter(stage).unwrap(), number.cast_unsigned());

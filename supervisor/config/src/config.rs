@@ -15,6 +15,7 @@ use crate::limits::{LimitError, Limits};
 use crate::listen::{self, ListenError};
 use crate::model::{Caps, ModelConfig, Versions};
 use crate::raw::{Raw, RawGraph, RawModel, RawPolicy, RawSandbox, RawVersions};
+use crate::tenant::{Renewal, Spawn, Tenant};
 
 /// What the operator wants.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +38,10 @@ pub struct Config {
     pub only_listed: bool,
     /// Which operators models may use of which nothing else is said.
     pub graph: GraphPolicy,
+    /// How workers come to be of which nothing else is said.
+    pub spawn: Spawn,
+    /// How zygotes are renewed.
+    pub renewal: Renewal,
 }
 
 /// Who the processes are, where the launcher is root.
@@ -75,6 +80,24 @@ pub enum ConfigError {
         /// What is wrong with it.
         why: &'static str,
     },
+    /// When zygotes are renewed.
+    #[error("sandbox.{key} = {found} must be {least} to {most}")]
+    Renewal {
+        /// Which key.
+        key: &'static str,
+        /// What was written.
+        found: u64,
+        /// Least.
+        least: u64,
+        /// Most.
+        most: u64,
+    },
+    /// A model that may make code, from a zygote.
+    #[error(
+        "models.{0}: spawn = \"zygote\" and run_time_code = \"allowed\" do not go together: a worker that may make code has \
+         addresses of its own"
+    )]
+    ZygoteCode(ModelName),
     /// A word that is none.
     #[error("models.{model}.versions = {word:?}; write \"latest\", \"all\" or a list")]
     Versions {
@@ -155,8 +178,9 @@ impl Config {
         }
         let limits = Limits::from_raw(&raw.limits)?;
         let graph = check_graph(raw.graph)?;
+        let spawn = raw.sandbox.spawn;
         let models = raw.models.into_iter().map(|(name, model)| {
-            let checked = check_model(&name, model, defaults(&limits, &graph))?;
+            let checked = check_model(&name, model, defaults(&limits, &graph, spawn))?;
             Ok((name, checked))
         });
         let mut waived = raw.sandbox.accept_missing.clone();
@@ -172,6 +196,8 @@ impl Config {
             limits,
             only_listed: raw.only_listed,
             graph,
+            spawn,
+            renewal: check_renewal(&raw.sandbox)?,
         })
     }
 
@@ -182,7 +208,13 @@ impl Config {
 
     /// What holds for a model of which nothing is said.
     pub fn any(&self) -> ModelConfig {
-        defaults(&self.limits, &self.graph)
+        defaults(&self.limits, &self.graph, self.spawn)
+    }
+
+    /// Whose a model is.
+    pub fn tenant(&self, name: &ModelName) -> Tenant {
+        let named = self.models.get(name).and_then(|model| model.tenant.clone());
+        named.map_or_else(|| Tenant::Alone(name.clone()), Tenant::Named)
     }
 
     /// The request arena of a worker of one instance.
@@ -227,7 +259,7 @@ fn slot(bytes: u64) -> u64 {
     (bytes + 2 * PAGE).next_multiple_of(PAGE)
 }
 
-fn defaults(limits: &Limits, graph: &GraphPolicy) -> ModelConfig {
+fn defaults(limits: &Limits, graph: &GraphPolicy, spawn: Spawn) -> ModelConfig {
     let threads = u32::try_from(limits.threads).unwrap_or(1);
     ModelConfig {
         versions: Versions::Latest,
@@ -240,6 +272,8 @@ fn defaults(limits: &Limits, graph: &GraphPolicy) -> ModelConfig {
         cpu_millis: one_cpu_each(threads, 1),
         graph: graph.clone(),
         caps: Caps::default(),
+        tenant: None,
+        spawn,
     }
 }
 
@@ -317,7 +351,8 @@ fn check_model(name: &ModelName, raw: RawModel, defaults: ModelConfig) -> Result
         within(key, found, least, most)
     };
     let caps = check_caps(name, &raw)?;
-    let ModelConfig { mut versions, mut threads, mut memory_bytes, mut cpu_millis, mut graph, .. } = defaults;
+    let ModelConfig { mut versions, mut threads, mut memory_bytes, mut cpu_millis, mut graph, mut spawn, .. } =
+        defaults;
     let (instances, workers) = (raw.instances.unwrap_or(1), raw.workers.unwrap_or(1));
     within("instances", instances.into(), 1, INSTANCES_MOST)?;
     within("workers", workers.into(), 1, WORKERS_MOST)?;
@@ -349,7 +384,14 @@ fn check_model(name: &ModelName, raw: RawModel, defaults: ModelConfig) -> Result
             _ => return Err(ConfigError::Versions { model: name.clone(), word: word.chars().take(32).collect() }),
         },
     }
-    let (cores, run_time_code) = (check_cores(name, raw.cores)?, raw.run_time_code);
+    let (tenant, cores, run_time_code) = (raw.tenant, check_cores(name, raw.cores)?, raw.run_time_code);
+    match (raw.spawn, run_time_code) {
+        (Some(Spawn::Zygote), RunTimeCode::Allowed) => return Err(ConfigError::ZygoteCode(name.clone())),
+        // What is said for all holds for those that it can hold for.
+        (None, RunTimeCode::Allowed) => spawn = Spawn::Exec,
+        (None, RunTimeCode::Refused) => {}
+        (Some(written), _) => spawn = written,
+    }
     Ok(ModelConfig {
         versions,
         threads,
@@ -361,14 +403,31 @@ fn check_model(name: &ModelName, raw: RawModel, defaults: ModelConfig) -> Result
         run_time_code,
         graph,
         caps,
+        tenant,
+        spawn,
     })
+}
+
+/// A user namespace's map is written at once, in less than a page: 227 lines with the longest of uids, one of them the zygote's own.
+const BIRTHS_MOST: u64 = 200;
+const AGE_LEAST: u64 = 10;
+const AGE_MOST: u64 = 604_800;
+
+fn check_renewal(raw: &RawSandbox) -> Result<Renewal, ConfigError> {
+    let bounded = |key, found: u64, least: u64, most: u64| match (least..=most).contains(&found) {
+        true => Ok(found),
+        false => Err(ConfigError::Renewal { key, found, least, most }),
+    };
+    bounded("zygote_births", raw.zygote_births.into(), 1, BIRTHS_MOST)?;
+    let age = bounded("zygote_age_s", raw.zygote_age_s, AGE_LEAST, AGE_MOST)?;
+    Ok(Renewal { births: raw.zygote_births, age: Duration::from_secs(age) })
 }
 
 const UID_REST_MOST: u64 = 604_800;
 
 fn check_identities(raw: &RawSandbox) -> Result<Identities, ConfigError> {
     let fault = |key, why| Err(ConfigError::Identity { key, why });
-    let RawSandbox { accept_missing: _, front_uid, worker_uid_first, worker_uid_count, uid_rest_s } = *raw;
+    let RawSandbox { front_uid, worker_uid_first, worker_uid_count, uid_rest_s, .. } = *raw;
     // 65534 is what the kernel shows for every uid that a namespace does not know; u32::MAX means "leave it".
     let reserved = |uid: u32| uid < 1000 || uid == 65_534 || uid == u32::MAX;
     if reserved(front_uid) {
@@ -446,6 +505,14 @@ mod tests {
             "store = \"/s\"\n[graph]\nextra_ops = [\"*\"]",
             "store = \"/s\"\n[graph]\nextra_ops = [\"aten::a b\"]",
             "store = \"/s\"\n[models.a.graph]\narchive = false",
+            "store = \"/s\"\n[models.a]\ntenant = \"a/b\"",
+            "store = \"/s\"\n[models.a]\ntenant = \"\"",
+            "store = \"/s\"\n[models.a]\nspawn = \"fork\"",
+            "store = \"/s\"\n[models.a]\nspawn = \"zygote\"\nrun_time_code = \"allowed\"",
+            "store = \"/s\"\n[sandbox]\nspawn = true",
+            "store = \"/s\"\n[sandbox]\nzygote_births = 0",
+            "store = \"/s\"\n[sandbox]\nzygote_births = 201",
+            "store = \"/s\"\n[sandbox]\nzygote_age_s = 9",
         ];
         for text in bad {
             assert!(Config::parse(text).is_err(), "{text:?} passed");
@@ -472,6 +539,8 @@ mod tests {
             run_time_code,
             graph,
             caps,
+            tenant: None,
+            spawn: Spawn::Exec,
         };
         assert_eq!(model, expected);
         let text = "store = \"/s\"\n[models.a]\nmax_batch_size = 4\nmax_batch_delay_ms = 0\ndeadline_ms = 500";
@@ -511,6 +580,25 @@ mod tests {
         ] {
             assert_eq!(of(lines).unwrap_err().to_string(), says);
         }
+    }
+
+    #[test]
+    fn a_model_has_a_tenant_and_a_way_to_start() {
+        let text = "store = \"/s\"\n[sandbox]\nspawn = \"zygote\"\n[models.a]\ntenant = \"t\"\n[models.b]\ntenant = \"t\"\nspawn = \
+                    \"exec\"\n[models.c]\nrun_time_code = \"allowed\"";
+        let config = Config::parse(text).unwrap();
+        let of = |name: &str| {
+            let name = name.parse().unwrap();
+            (config.tenant(&name), config.model(&name).spawn)
+        };
+        let named = Tenant::Named("t".parse().unwrap());
+        assert_eq!(of("a"), (named.clone(), Spawn::Zygote));
+        assert_eq!(of("b"), (named.clone(), Spawn::Exec));
+        assert_eq!(of("c").1, Spawn::Exec, "what may make code has addresses of its own");
+        let alone = of("t");
+        assert_eq!(alone, (Tenant::Alone("t".parse().unwrap()), Spawn::Zygote));
+        assert_ne!(alone.0, named, "a model is no tenant by its name");
+        assert_eq!(Config::parse("store = \"/s\"").unwrap().any().spawn, Spawn::Exec);
     }
 
     #[test]

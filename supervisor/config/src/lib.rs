@@ -10,6 +10,7 @@ pub mod limits;
 pub mod listen;
 pub mod model;
 pub mod raw;
+pub mod tenant;
 
 pub use config::{Config, ConfigError};
 pub use limits::Limits;

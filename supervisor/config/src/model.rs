@@ -1,8 +1,10 @@
 //! One model as the operator wants it served.
 
-use casemate_ipc::id::Version;
+use casemate_ipc::id::{TenantName, Version};
 use casemate_ipc::launch::{GraphPolicy, RunTimeCode};
 use casemate_ipc::work::{MAX_BATCH_DELAY_US, MAX_BATCH_SIZE, MAX_DEADLINE_MS};
+
+use crate::tenant::Spawn;
 
 /// What is said about one model, or about all that nothing is said about.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +29,10 @@ pub struct ModelConfig {
     pub graph: GraphPolicy,
     /// Bounds on what its manifest asks for.
     pub caps: Caps,
+    /// Whose it is; nothing where it is a tenant of its own.
+    pub tenant: Option<TenantName>,
+    /// How its workers come to be.
+    pub spawn: Spawn,
 }
 
 /// The operator's bounds on what a manifest asks for: of the two the smaller holds. As large as can be where nothing is

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use casemate_ipc::id::{ModelName, Version};
+use casemate_ipc::id::{ModelName, TenantName, Version};
 use casemate_ipc::launch::RunTimeCode;
 use casemate_ipc::layer::Waiver;
 use serde::Deserialize;
+
+use crate::tenant::Spawn;
 
 /// The whole file.
 #[derive(Debug, Clone, Deserialize)]
@@ -57,6 +59,12 @@ pub struct RawSandbox {
     pub worker_uid_count: u32,
     /// Seconds that a worker's uid stays unused after its end.
     pub uid_rest_s: u64,
+    /// How workers come to be, where a model does not say otherwise.
+    pub spawn: Spawn,
+    /// Most workers that one zygote bears before it is renewed.
+    pub zygote_births: u32,
+    /// Seconds after which a zygote is renewed.
+    pub zygote_age_s: u64,
 }
 
 /// `[models.NAME]`.
@@ -87,6 +95,10 @@ pub struct RawModel {
     pub max_batch_delay_ms: Option<u64>,
     /// Longest that a request may take, whatever its manifest says.
     pub deadline_ms: Option<u64>,
+    /// Whose it is.
+    pub tenant: Option<TenantName>,
+    /// How its workers come to be.
+    pub spawn: Option<Spawn>,
 }
 
 /// `[graph]`, and `graph` of a model.
@@ -135,6 +147,9 @@ impl Default for RawSandbox {
             worker_uid_first: 1_879_100_001,
             worker_uid_count: 4096,
             uid_rest_s: 600,
+            spawn: Spawn::Exec,
+            zygote_births: 32,
+            zygote_age_s: 3600,
         }
     }
 }

@@ -130,6 +130,7 @@ async fn serve(
         let (waived, settings) = (catalogue.waived.clone(), config.model(&model.name));
         let (breakers, metrics) = (breakers.clone(), metrics.clone());
         let handle = ModelHandle::new(model.clone(), &settings, waived, bounds, breakers, metrics);
+        handle.belongs_to(&config.tenant(&model.name), settings.spawn);
         handles.entry(model.name.clone()).or_default().insert(model.version.clone(), handle);
     }
     let terms = Terms {

@@ -72,12 +72,21 @@ struct Inner {
     opened: Family<Model, Counter>,
     in_force: Family<OfLayer, Gauge>,
     landlock: Family<Model, Gauge>,
+    models: Family<Belonging, Gauge>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Model {
     model: String,
     version: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Belonging {
+    model: String,
+    version: String,
+    tenant: String,
+    spawn: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -191,6 +200,7 @@ impl Metrics {
                 "The lowest Landlock version around a serving worker; 0 for none",
                 Family::default(),
             ),
+            models: add(r, "model", "1 for each model, with its tenant and how its workers start", Family::default()),
             registry,
         }))
     }
@@ -288,6 +298,13 @@ impl Metrics {
     /// A worker printed more than the log takes.
     pub fn log_dropped(&self, model: &ModelId, bytes: u64) {
         self.0.log_dropped.get_or_create(&Model::of(model)).inc_by(bytes);
+    }
+
+    /// A model is that tenant's, and its workers start so.
+    pub fn model_of(&self, model: &ModelId, tenant: &str, spawn: &'static str) {
+        let Model { model, version } = Model::of(model);
+        let belonging = Belonging { model, version, tenant: tenant.to_owned(), spawn };
+        self.0.models.get_or_create_owned(&belonging).set(1);
     }
 
     /// A model is in this state now.
@@ -414,6 +431,7 @@ mod tests {
         metrics.breaker_opened(&model);
         let reading = |layer, in_force| Reading { layer, in_force, evidence: String::new() };
         metrics.caged(&model, &[reading(Layer::Seccomp, true), reading(Layer::OwnIdentity, false)], Some(7));
+        metrics.model_of(&model, "team", "zygote");
         metrics.model_state(&model, &State::Starting);
         metrics.model_state(&model, &State::Ready);
         let text = metrics.encode();
@@ -442,6 +460,7 @@ mod tests {
             format!("casemate_layer_in_force{{{of},layer=\"seccomp\"}} 1"),
             format!("casemate_layer_in_force{{{of},layer=\"own-identity\"}} 0"),
             format!("casemate_landlock_abi{{{of}}} 7"),
+            format!("casemate_model{{{of},tenant=\"team\",spawn=\"zygote\"}} 1"),
             format!("casemate_model_state{{{of},state=\"ready\"}} 1"),
             format!("casemate_model_state{{{of},state=\"starting\"}} 0"),
         ] {

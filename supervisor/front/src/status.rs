@@ -37,6 +37,10 @@ pub struct ModelStatus {
     pub run_time_code: RunTimeCode,
     /// Convolutions that ran without oneDNN's code; of a worker's saying, and within the bounds of the type.
     pub convolutions: Vec<Convolution>,
+    /// Whose it is.
+    pub tenant: String,
+    /// How its workers come to be: `exec` or `zygote`.
+    pub spawn: &'static str,
     /// What was refused, or ended, since this front started.
     pub violations: Violations,
     /// The breaker of its bytes, once they are known.

@@ -36,6 +36,8 @@ pub struct Subject {
     pub run_time_code: RunTimeCode,
     /// Whether its warm-up may, whatever comes afterwards.
     pub warmed: bool,
+    /// Whether a zygote bore it, whose filter it has too.
+    pub born: bool,
 }
 
 /// One reading for each layer, in the order in which they are put on.
@@ -185,9 +187,12 @@ fn own_identity(subject: &Subject, status: &Status) -> Found {
 /// Processes with that uid, one left out.
 fn count_processes_of(uid: &str, but: Pid) -> usize {
     let Ok(entries) = fs::read_dir("/proc") else { return usize::MAX };
-    let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
-    let others = names.filter(|name| name.parse::<i32>().is_ok_and(|pid| pid != but.as_raw()));
-    others.filter(|name| Status::of(name).words("Uid").iter().any(|word| word == uid)).count()
+    // The folder of a process belongs to its effective uid. What root's has as its others is of no use to anybody: so the
+    // many processes of the host and of the kernel are not read one by one.
+    let others = entries.flatten().filter(|entry| entry.metadata().is_ok_and(|folder| folder.uid() != 0));
+    let names = others.filter_map(|entry| entry.file_name().into_string().ok());
+    let names = names.filter(|name| name.parse::<i32>().is_ok_and(|pid| pid != but.as_raw()));
+    names.filter(|name| Status::of(name).words("Uid").iter().any(|word| word == uid)).count()
 }
 
 fn no_new_privileges(status: &Status) -> Found {
@@ -275,7 +280,8 @@ fn filters(subject: &Subject, status: &Status) -> Found {
     let own = count(&Status::of("self")).unwrap_or(0);
     let programs = |stage: &Stage| policy::filter(stage.name()).map_or(1, |filter| filter.programs().len());
     let stages = worker_stages(subject.run_time_code, subject.warmed);
-    let expected = own + stages.iter().map(programs).sum::<usize>();
+    let inherited = if subject.born { programs(&Stage::Zygote) } else { 0 };
+    let expected = own + inherited + stages.iter().map(programs).sum::<usize>();
     let found = count(status).unwrap_or(0);
     let holds = status.is("Seccomp", "2") && found >= expected;
     let [_, serve] = stages;
@@ -375,6 +381,7 @@ mod tests {
             landlock: 1,
             run_time_code: RunTimeCode::Refused,
             warmed: false,
+            born: false,
         };
         let own = std::fs::File::open("/dev/null").unwrap();
         for reading in read(&subject, None, &own) {

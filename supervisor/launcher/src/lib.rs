@@ -3,7 +3,8 @@
 //! Started as root or as an ordinary user, with one thread, it reads its config ([`owner`], [`models`]), tries out what the
 //! host can give ([`host`], [`trial`]), binds the public socket ([`listen`]), starts the front ([`front`]), and then answers the few
 //! requests that [`permit`] allows ([`monitor`]): it starts workers ([`workers`], [`spawn`], [`fork`], [`jail`]), tells how they end
-//! ([`trace`], [`origin`]), and reads their cages from outside ([`attest`]). Asked a question instead of being told to
+//! ([`trace`], [`origin`]), and reads their cages from outside ([`attest`]). Where the operator wants it so, workers
+//! are borne by their tenant's zygote ([`nursery`], [`zygote`]) and not started afresh. Asked a question instead of being told to
 //! serve, it answers that and ends ([`inquiry`]).
 
 #![deny(unsafe_code)]
@@ -20,6 +21,7 @@ pub mod listen;
 pub mod log;
 pub mod models;
 pub mod monitor;
+pub mod nursery;
 pub mod origin;
 pub mod owner;
 pub mod permit;
@@ -31,3 +33,4 @@ pub mod sys;
 pub mod trace;
 pub mod trial;
 pub mod workers;
+pub mod zygote;

@@ -3,6 +3,8 @@
 //! A front that asks what the table does not allow, or that dies, takes its workers with it: they were its own, and what it
 //! knew of them is gone. A fresh front starts with none.
 
+mod error;
+
 use std::fmt::Display;
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -12,12 +14,13 @@ use casemate_config::Config;
 use casemate_ipc::id::ModelId;
 use casemate_ipc::launch::{LaunchReply, LaunchRequest};
 use casemate_ipc::seqpacket::{ChannelError, PacketBuffer};
-use casemate_lockdown::{LauncherConfined, policy};
+use casemate_lockdown::LauncherConfined;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use thiserror::Error;
+
+pub use error::MonitorError;
 
 use crate::front::{Front, FrontPlan};
 use crate::log;
@@ -25,7 +28,7 @@ use crate::origin::Images;
 use crate::permit::{Facts, Permits, Verdict};
 use crate::spawn::{Arenas, Spawner};
 use crate::sys::process::send_signal;
-use crate::trace::{Circumstances, End, Ended, Tracer};
+use crate::trace::{Circumstances, End, Ended, Tracer, name_of};
 use crate::workers::{Answer, Workers, refuse};
 
 /// The launcher at work.
@@ -53,25 +56,6 @@ struct Serving {
     /// It broke the protocol, or closed its channel: nothing is read from it and nothing said to it any more, and if it is
     /// not gone by then it is killed.
     left: Option<Instant>,
-}
-
-/// Why the launcher ends without being told to.
-#[derive(Debug, Error)]
-pub enum MonitorError {
-    /// A call of the loop itself.
-    #[error("{step}: {errno}")]
-    Call {
-        /// Which.
-        step: &'static str,
-        /// The kernel's answer.
-        errno: Errno,
-    },
-    /// Fronts die as soon as they live.
-    #[error("{QUICK_DEATHS_MAX} fronts in a row died within {} s of their start; their last lines say why", QUICK.as_secs())]
-    FrontKeepsDying,
-    /// The front did not end in order when it was told to.
-    #[error("the front did not stop in order: {0}")]
-    Disorder(&'static str),
 }
 
 /// What a front did that no front may do.
@@ -126,6 +110,7 @@ impl Monitor {
         };
         // Whoever is left dies with the launcher anyway; like this their ends are its own doing.
         self.kill_all();
+        self.workers.end_zygotes();
         self.bury();
         ended
     }
@@ -162,6 +147,7 @@ impl Monitor {
         if spoken && let Err(Broken(why)) = self.hear_front(buffer) {
             self.end_front(&why);
         }
+        self.tend_zygotes();
         let now = Instant::now();
         if self.stopping.is_some_and(|until| now >= until) {
             return Err(MonitorError::Disorder("it took longer than limits.drain_ms allows"));
@@ -183,21 +169,25 @@ impl Monitor {
     /// Waits for something to do: whether a signal came, and whether the front spoke.
     fn wait(&self) -> Result<(bool, bool), MonitorError> {
         let left = self.front.as_ref().and_then(|serving| serving.left);
-        let due = [self.stopping, self.again, left].into_iter().flatten().min();
+        let renewal = self.workers.due(&self.config).filter(|_| self.stopping.is_none());
+        let due = [self.stopping, self.again, left, renewal].into_iter().flatten().min();
         let timeout = due.map_or(PollTimeout::NONE, |due| {
             let left = due.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
             PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
         });
         let mut watched = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
-        if let Some(serving) = self.front.as_ref().filter(|serving| serving.left.is_none()) {
-            watched.push(PollFd::new(serving.front.channel.as_fd(), PollFlags::POLLIN));
+        let hears = self.front.as_ref().filter(|serving| serving.left.is_none());
+        watched.extend(hears.map(|serving| PollFd::new(serving.front.channel.as_fd(), PollFlags::POLLIN)));
+        // They only wake this loop: whoever tends them asks each.
+        if self.stopping.is_none() {
+            watched.extend(self.workers.sources().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
         }
         match poll(&mut watched, timeout) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(errno) => return Err(MonitorError::Call { step: "poll", errno }),
         }
         let ready = |at: usize| watched.get(at).is_some_and(|fd| fd.any().unwrap_or(false));
-        Ok((ready(0), ready(1)))
+        Ok((ready(0), hears.is_some() && ready(1)))
     }
 
     fn hear_signals(&mut self) {
@@ -372,8 +362,23 @@ impl Monitor {
         let settings = self.config.model(&model.name);
         let arenas =
             Arenas::check(fds, &self.config, &settings).map_err(|error| Broken(format!("an arena: {error}")))?;
-        let answer = self.workers.start(&self.spawner, &self.config, (model, &arenas), &mut self.tracer);
-        self.answer(&answer)
+        let around = (&self.spawner, &self.config);
+        match self.workers.start(around, model, arenas, &mut self.tracer) {
+            Some(answer) => self.answer(&answer),
+            None => Ok(()),
+        }
+    }
+
+    /// Sees to the zygotes, and answers those starts that waited for one.
+    fn tend_zygotes(&mut self) {
+        if self.stopping.is_some() {
+            return;
+        }
+        for answer in self.workers.tend((&self.spawner, &self.config), &mut self.tracer) {
+            if let Err(Broken(why)) = self.answer(&answer) {
+                self.end_front(&why);
+            }
+        }
     }
 
     fn worker_ended(&mut self, ended: &Ended) {
@@ -392,11 +397,6 @@ impl Monitor {
         }
         self.workers.kill_all();
     }
-}
-
-/// The name of a call that a filter refused, as far as this build knows it.
-fn name_of(number: i64) -> &'static str {
-    u32::try_from(number).ok().and_then(policy::call_name).unwrap_or("unknown")
 }
 
 /// For the log of a front's end, which nobody asks for.

@@ -1,7 +1,9 @@
 //! Starts a worker: its descriptors, its jail, its program.
 
+use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Instant;
 
 use casemate_config::Config;
 use casemate_config::model::ModelConfig;
@@ -21,13 +23,14 @@ use thiserror::Error;
 use crate::cgroup::{CgroupError, Entry, Leaf};
 use crate::fork::{self, BirthError};
 use crate::host::Host;
-use crate::jail::identity::Identity;
+use crate::jail::identity::{Dry, Identity};
 use crate::jail::rlimit::Ceilings;
 use crate::jail::{Jail, namespaces};
 use crate::library::Library;
 use crate::models::{Store, StoreError};
 use crate::program::Program;
 use crate::trace::Tracer;
+use crate::zygote::{BearError, Dowry, Zygote};
 
 /// Everything that workers are made of.
 #[derive(Debug)]
@@ -42,6 +45,15 @@ pub struct Spawner {
     pub store: Store,
 }
 
+/// How a worker comes to be.
+#[derive(Debug)]
+pub enum Way<'a> {
+    /// Its program is started, as that identity.
+    Exec(Identity),
+    /// A zygote bears it, as the next of the identities that it has.
+    Born(&'a mut Zygote),
+}
+
 /// A worker that runs.
 #[derive(Debug)]
 pub struct Spawned {
@@ -49,6 +61,10 @@ pub struct Spawned {
     pub pid: Pid,
     /// The same, to send it signals.
     pub pidfd: OwnedFd,
+    /// Who it is.
+    pub identity: Identity,
+    /// Whether a zygote bore it.
+    pub born: bool,
     /// What it may use.
     pub ceilings: Ceilings,
     /// Whether it may make machine code.
@@ -96,6 +112,18 @@ pub enum SpawnError {
     /// Its process or its jail.
     #[error(transparent)]
     Birth(#[from] BirthError),
+    /// Its zygote.
+    #[error(transparent)]
+    Bear(#[from] BearError),
+    /// No uid for a zygote.
+    #[error(transparent)]
+    Dry(Dry),
+    /// One uid, and none for a zygote's first worker.
+    #[error("one uid alone is free: a zygote needs one, and another for each of its workers")]
+    Uids,
+    /// A zygote on a host that has no namespaces to give.
+    #[error("spawn = \"zygote\" needs namespaces, which this host lacks; write spawn = \"exec\"")]
+    NoNamespaces,
 }
 
 impl Arenas {
@@ -123,7 +151,7 @@ impl Spawner {
         &self,
         config: &Config,
         (model, worker, berth): (&ModelId, WorkerId, u32),
-        identity: Identity,
+        way: Way<'_>,
         arenas: &Arenas,
         tracer: &mut Tracer,
     ) -> Result<Spawned, SpawnError> {
@@ -143,7 +171,8 @@ impl Spawner {
             waived: self.host.missing.clone(),
             run_time_code: settings.run_time_code,
             graph: settings.graph.clone(),
-            shapes: files.shapes,
+            // Its zygote's filter lets nothing make code, not even a warm-up.
+            shapes: if matches!(way, Way::Exec(_)) { files.shapes } else { Vec::new() },
         };
         let warmed = !grant.shapes.is_empty();
         let grant = seal::freeze("casemate-grant", &*frame::encode(&grant)?, frame::MAX_FRAME as u64)?;
@@ -170,21 +199,75 @@ impl Spawner {
         // The number is never given twice, so nothing of an earlier worker is in a group of that name.
         let leaf = self.host.cgroups.as_ref().map(|groups| groups.leaf(&format!("w{}", worker.0), ceilings.budget()));
         let leaf = leaf.transpose()?;
+        let alone = !self.host.lacks(Waiver::NoNestedNamespaces);
+        let (born, identity, (pid, pidfd)) = match way {
+            Way::Exec(identity) => {
+                let entry = leaf.as_ref().map(Leaf::entry).transpose()?;
+                let calm = !self.host.lacks(Waiver::Speculation);
+                let (library, entry, descriptors) = (&self.library, entry.as_ref(), &descriptors[..]);
+                let bears = false;
+                let jail =
+                    Jail { library, namespaces, alone, calm, entry, identity, cores, ceilings, descriptors, bears };
+                (false, identity, self.birth(&jail, &[], tracer)?)
+            }
+            Way::Born(zygote) => {
+                let identity = zygote.unborn.front().map_or(Identity::Shared, |(_, identity)| *identity);
+                // It has its zygote's null already, and one log for both of its outputs.
+                let dowry = Dowry { descriptors: &descriptors[2..], leaf: leaf.as_ref(), ceilings, alone };
+                (true, identity, zygote.bear(&dowry, tracer)?)
+            }
+        };
+        let run_time_code = settings.run_time_code;
+        let channel = front.into_socket();
+        Ok(Spawned { pid, pidfd, identity, born, ceilings, run_time_code, warmed, leaf, channel, log })
+    }
+
+    /// Starts a zygote, and waits until its program runs.
+    pub fn zygote(
+        &self,
+        config: &Config,
+        number: u64,
+        identity: Identity,
+        unborn: VecDeque<(u32, Identity)>,
+        tracer: &mut Tracer,
+    ) -> Result<Zygote, SpawnError> {
+        if self.host.lacks(Waiver::Namespaces) {
+            return Err(SpawnError::NoNamespaces);
+        }
+        let failed = |what| move |source| SpawnError::Descriptor { what, source };
+        let (ours, theirs) = seqpacket::pair().map_err(failed("channel"))?;
+        ours.set_nonblocking().map_err(failed("channel"))?;
+        let null = File::open("/dev/null").map_err(failed("/dev/null"))?;
+        let theirs = theirs.into_socket();
+        // It has no log: it says by its channel why it is of no use, and a line into a file would end it, since it may write
+        // none (`RLIMIT_FSIZE`).
+        let descriptors = [null.as_fd(), null.as_fd(), null.as_fd(), theirs.as_fd()];
+        let memory_bytes = config.limits.worker_memory_mib << 20;
+        let ceilings = Ceilings { threads: 1, instances: 1, memory_bytes, mapped_bytes: self.library.bytes(), cpu_millis: None };
+        let leaf = self
+            .host
+            .cgroups
+            .as_ref()
+            .map(|groups| groups.leaf(&format!("z{number}"), ceilings.budget()))
+            .transpose()?;
         let entry = leaf.as_ref().map(Leaf::entry).transpose()?;
         let jail = Jail {
             library: &self.library,
-            namespaces,
+            namespaces: true,
             alone: !self.host.lacks(Waiver::NoNestedNamespaces),
             calm: !self.host.lacks(Waiver::Speculation),
             entry: entry.as_ref(),
             identity,
-            cores,
+            cores: &[],
             ceilings,
             descriptors: &descriptors,
+            bears: true,
         };
-        let (pid, pidfd) = self.birth(&jail, tracer)?;
-        let run_time_code = settings.run_time_code;
-        Ok(Spawned { pid, pidfd, ceilings, run_time_code, warmed, leaf, channel: front.into_socket(), log })
+        let uids: Vec<u32> = unborn.iter().filter_map(|(_, identity)| identity.own()).collect();
+        let since = Instant::now();
+        let (pid, pidfd) = self.birth(&jail, &uids, tracer)?;
+        let births = if identity == Identity::Shared { config.renewal.births } else { length(&unborn) };
+        Ok(Zygote { pid, pidfd, channel: ours, leaf, identity, unborn, births, since, warm: false })
     }
 
     /// What a worker of this model may use.
@@ -199,7 +282,7 @@ impl Spawner {
         Ok(Ceilings { threads, instances, memory_bytes, mapped_bytes: mapped, cpu_millis })
     }
 
-    fn birth(&self, jail: &Jail<'_>, tracer: &mut Tracer) -> Result<(Pid, OwnedFd), BirthError> {
+    fn birth(&self, jail: &Jail<'_>, unborn: &[u32], tracer: &mut Tracer) -> Result<(Pid, OwnedFd), BirthError> {
         let mut child = fork::fork_into(jail.flags(), jail.entry.and_then(Entry::born_in), |gate| {
             match jail.enter(gate).and_then(|()| jail.exec(&self.program)) {
                 Err(failure) => failure,
@@ -209,7 +292,7 @@ impl Spawner {
         tracer.watch(child.pid);
         let started = child.ready().and_then(|()| {
             if jail.namespaces {
-                namespaces::map(child.pid, jail.identity).map_err(BirthError::Identity)?;
+                namespaces::map(child.pid, jail.identity, unborn).map_err(BirthError::Identity)?;
             }
             // Where the whole host is short of memory, a worker goes before the front and before what is not ours. Its group
             // bounds it anyway, so this may fail.
@@ -227,18 +310,24 @@ impl Spawner {
     }
 }
 
+fn length(unborn: &VecDeque<(u32, Identity)>) -> u32 {
+    u32::try_from(unborn.len()).unwrap_or(u32::MAX)
+}
+
 /// Of 1000, added to what a process uses when the kernel looks for one to kill.
-const SACRIFICE: &str = "500";
+pub(crate) const SACRIFICE: &str = "500";
 
 impl SpawnError {
     /// Whether a later try could end otherwise.
     pub fn passes(&self) -> bool {
         match self {
             Self::Birth(error) => error.passes(),
-            Self::Descriptor { .. } | Self::Memory(_) | Self::Cgroup(_) => true,
+            Self::Descriptor { .. } | Self::Memory(_) | Self::Cgroup(_) | Self::Bear(_) | Self::Dry(_) | Self::Uids => {
+                true
+            }
             // Somebody may be copying the model's files right now; but a worker that cannot have them is not better off
             // for asking again and again.
-            Self::Model(_) | Self::Grant(_) => false,
+            Self::Model(_) | Self::Grant(_) | Self::NoNamespaces => false,
         }
     }
 }

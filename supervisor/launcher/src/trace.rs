@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fs;
 
 use casemate_ipc::launch::{Caller, Denied, ExitCause};
+use casemate_lockdown::policy;
 use nix::errno::Errno;
 use nix::unistd::Pid;
 
@@ -83,6 +84,11 @@ impl Tracer {
     /// Waits for the end of a child from now on.
     pub fn watch(&mut self, pid: Pid) {
         self.children.insert(pid, Child::default());
+    }
+
+    /// Whether its end is waited for.
+    pub fn knows(&self, pid: Pid) -> bool {
+        self.children.contains_key(&pid)
     }
 
     /// Traces it, where the kernel allows that.
@@ -212,6 +218,11 @@ fn main_thread(tid: Pid) -> Option<Pid> {
     let status = fs::read_to_string(format!("/proc/{tid}/status")).ok()?;
     let number = status.lines().find_map(|line| line.strip_prefix("Tgid:"))?;
     number.trim().parse().ok().map(Pid::from_raw)
+}
+
+/// The name of a call that a filter refused, as far as this build knows it.
+pub fn name_of(number: i64) -> &'static str {
+    u32::try_from(number).ok().and_then(policy::call_name).unwrap_or("unknown")
 }
 
 /// Whether a process that has not been waited for is on its way out, or out. What it dies of is then decided, and its

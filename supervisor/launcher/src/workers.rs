@@ -2,21 +2,24 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::Instant;
 
 use casemate_config::Config;
+use casemate_config::tenant::{Spawn, Tenant};
 use casemate_ipc::id::{ModelId, WorkerId};
 use casemate_ipc::launch::{ExitCause, LaunchReply};
 use casemate_ipc::layer::{Reading, Waiver};
+use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
 use crate::attest::{self, Subject};
 use crate::cgroup::Leaf;
-use crate::jail::identity::{Identity, Pool, anywhere, uids_of_processes};
+use crate::jail::identity::{Pool, anywhere, uids_of_processes};
 use crate::log;
-use crate::spawn::{Arenas, Spawned, Spawner};
+use crate::nursery::Nursery;
+use crate::spawn::{Arenas, SpawnError, Spawned, Spawner, Way};
 use crate::sys::process::send_signal;
 use crate::trace::{Circumstances, Ended, OutOfMemory, Tracer, is_dying};
 
@@ -27,6 +30,17 @@ pub struct Workers {
     next: u64,
     pool: Pool,
     memory: OutOfMemory,
+    nursery: Nursery,
+    /// Asked for, and not born yet: their tenants' zygotes are warming up.
+    waiting: Vec<Waiting>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    model: ModelId,
+    tenant: Tenant,
+    arenas: Arenas,
+    asked: Instant,
 }
 
 /// What a front is answered, and what rides along.
@@ -56,7 +70,8 @@ impl Workers {
         let mut memory = OutOfMemory::default();
         memory.moved();
         let pool = Pool::new(as_root.then(|| config.identities.clone()), anywhere());
-        Self { running: BTreeMap::new(), next: 1, pool, memory }
+        let (nursery, waiting) = (Nursery::default(), Vec::new());
+        Self { running: BTreeMap::new(), next: 1, pool, memory, nursery, waiting }
     }
 
     /// The number that the next one gets. Numbers are never given twice.
@@ -66,23 +81,105 @@ impl Workers {
 
     /// Whether none runs.
     pub fn none(&self) -> bool {
-        self.running.is_empty()
+        self.running.is_empty() && self.nursery.none()
     }
 
-    /// How many of a model run.
+    /// How many of a model run, or will.
     pub fn of(&self, model: &ModelId) -> usize {
-        self.running.values().filter(|worker| worker.model == *model).count()
+        let waiting = self.waiting.iter().filter(|waiting| waiting.model == *model).count();
+        self.running.values().filter(|worker| worker.model == *model).count() + waiting
     }
 
-    /// Starts one.
+    /// Starts one. No answer yet means that its tenant's zygote is not warm; it comes from [`Self::tend`].
     pub fn start(
         &mut self,
-        spawner: &Spawner,
-        config: &Config,
-        (model, arenas): (&ModelId, &Arenas),
+        (spawner, config): (&Spawner, &Config),
+        model: &ModelId,
+        arenas: Arenas,
+        tracer: &mut Tracer,
+    ) -> Option<Answer> {
+        let asked = Instant::now();
+        if config.model(&model.name).spawn == Spawn::Exec {
+            return Some(self.exec((spawner, config), (model, &arenas), asked, tracer));
+        }
+        let tenant = config.tenant(&model.name);
+        if self.nursery.ready(&tenant).is_some() {
+            return Some(self.bear((spawner, config), (model, &tenant), &arenas, asked, tracer));
+        }
+        if !self.nursery.has(&tenant)
+            && let Err(error) = self.nursery.raise(&tenant, (spawner, config), &mut self.pool, tracer)
+        {
+            return Some(refuse(model, &error, error.passes()));
+        }
+        self.waiting.push(Waiting { model: model.clone(), tenant, arenas, asked });
+        None
+    }
+
+    /// The same, with an answer.
+    pub fn start_and_wait(
+        &mut self,
+        (spawner, config): (&Spawner, &Config),
+        model: &ModelId,
+        arenas: Arenas,
         tracer: &mut Tracer,
     ) -> Answer {
-        let asked = Instant::now();
+        let mut answer = self.start((spawner, config), model, arenas, tracer);
+        loop {
+            if let Some(answer) = answer {
+                return answer;
+            }
+            let mut watched: Vec<PollFd<'_>> = self.sources().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+            // A failure is a turn that waited for nothing.
+            let _ = poll(&mut watched, 20_u8);
+            tracer.pump();
+            answer = self.tend((spawner, config), tracer).pop();
+        }
+    }
+
+    /// Hears the zygotes, renews those that are due, and starts what has waited for one.
+    pub fn tend(&mut self, (spawner, config): (&Spawner, &Config), tracer: &mut Tracer) -> Vec<Answer> {
+        self.nursery.hear();
+        for tenant in self.nursery.retire(config.renewal, Instant::now()) {
+            // Whose workers start now and then wants the next one soon; if it cannot be had now, the next start says so.
+            if let Err(error) = self.nursery.raise(&tenant, (spawner, config), &mut self.pool, tracer) {
+                log::warn("zygote-not-started", &[("tenant", &tenant), ("error", &error)]);
+            }
+        }
+        let mut answers = Vec::new();
+        for Waiting { model, tenant, arenas, asked } in std::mem::take(&mut self.waiting) {
+            if self.nursery.ready(&tenant).is_some() {
+                answers.push(self.bear((spawner, config), (&model, &tenant), &arenas, asked, tracer));
+            } else if self.nursery.has(&tenant) {
+                self.waiting.push(Waiting { model, tenant, arenas, asked });
+            } else {
+                answers.push(refuse(&model, &self.nursery.complaint(&tenant), true));
+            }
+        }
+        answers
+    }
+
+    /// What is worth waiting for beside the front.
+    pub fn sources(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.nursery.sources()
+    }
+
+    /// When [`Self::tend`] has something to do, whatever is heard.
+    pub fn due(&self, config: &Config) -> Option<Instant> {
+        self.nursery.due(config.renewal)
+    }
+
+    /// Ends all zygotes.
+    pub fn end_zygotes(&mut self) {
+        self.nursery.end_all();
+    }
+
+    fn exec(
+        &mut self,
+        (spawner, config): (&Spawner, &Config),
+        (model, arenas): (&ModelId, &Arenas),
+        asked: Instant,
+        tracer: &mut Tracer,
+    ) -> Answer {
         let identity = match self.pool.take(&uids_of_processes(), asked) {
             Ok(identity) => identity,
             Err(dry) => return refuse(model, &dry, true),
@@ -90,11 +187,8 @@ impl Workers {
         let worker = WorkerId(self.next);
         self.memory.moved();
         let berth = self.berth(model);
-        match spawner.spawn(config, (model, worker, berth), identity, arenas, tracer) {
-            Ok(spawned) => {
-                self.next += 1;
-                self.started((model, worker, berth), identity, spawner, spawned, asked)
-            }
+        match spawner.spawn(config, (model, worker, berth), Way::Exec(identity), arenas, tracer) {
+            Ok(spawned) => self.started((model, worker, berth), spawner, spawned, asked),
             Err(error) => {
                 self.pool.give_back(identity, Instant::now());
                 refuse(model, &error, error.passes())
@@ -102,8 +196,50 @@ impl Workers {
         }
     }
 
+    fn bear(
+        &mut self,
+        (spawner, config): (&Spawner, &Config),
+        (model, tenant): (&ModelId, &Tenant),
+        arenas: &Arenas,
+        asked: Instant,
+        tracer: &mut Tracer,
+    ) -> Answer {
+        let gone = || refuse(model, &"its tenant's zygote has no uid left that nobody else has", true);
+        let (worker, strangers, berth) = (WorkerId(self.next), uids_of_processes(), self.berth(model));
+        self.memory.moved();
+        let Some(zygote) = self.nursery.ready(tenant) else { return gone() };
+        // Reserved when the zygote began; somebody may have one of them by now.
+        while let Some((_, identity)) =
+            zygote.unborn.pop_front_if(|(_, who)| who.own().is_some_and(|uid| strangers.contains(&uid)))
+        {
+            zygote.births = zygote.births.saturating_sub(1);
+            self.pool.release(identity);
+        }
+        if zygote.births == 0 {
+            return gone();
+        }
+        let identity = zygote.unborn.front().map(|(_, identity)| *identity);
+        match spawner.spawn(config, (model, worker, berth), Way::Born(zygote), arenas, tracer) {
+            Ok(spawned) => self.started((model, worker, berth), spawner, spawned, asked),
+            Err(error) => {
+                // Some process may have had it, if not for long; what the zygote still has was not used.
+                let used = zygote.unborn.front().map(|(_, identity)| *identity) != identity;
+                if let Some(identity) = identity.filter(|_| used) {
+                    self.pool.give_back(identity, Instant::now());
+                }
+                if matches!(&error, SpawnError::Bear(error) if error.is_of_zygote()) {
+                    self.nursery.dismiss(tenant, Some(error.to_string()));
+                }
+                refuse(model, &error, error.passes())
+            }
+        }
+    }
+
     /// A process ended: which worker it was, and why it did. Nothing for a child that never became one.
     pub fn ended(&mut self, ended: &Ended) -> Option<(WorkerId, ExitCause)> {
+        if self.nursery.ended(ended.pid, &ended.cause(UNASKED), &mut self.pool) {
+            return None;
+        }
         let id = self.running.iter().find(|(_, worker)| worker.pid == ended.pid).map(|(id, _)| *id)?;
         let worker = self.running.remove(&id)?;
         self.pool.give_back(worker.subject.identity, Instant::now());
@@ -128,8 +264,9 @@ impl Workers {
         }
     }
 
-    /// Kills all.
+    /// Kills all, and forgets those that wait: whoever asked for them is gone.
     pub fn kill_all(&mut self) {
+        self.waiting.clear();
         self.running.values_mut().for_each(Worker::kill);
     }
 
@@ -142,19 +279,20 @@ impl Workers {
     fn started(
         &mut self,
         (model, worker, berth): (&ModelId, WorkerId, u32),
-        identity: Identity,
         spawner: &Spawner,
         spawned: Spawned,
         asked: Instant,
     ) -> Answer {
-        let Spawned { pid, pidfd, ceilings, run_time_code, warmed, leaf, channel, log } = spawned;
+        self.next += 1;
+        let Spawned { pid, pidfd, identity, born, ceilings, run_time_code, warmed, leaf, channel, log } = spawned;
         let (namespaces, landlock) = (!spawner.host.lacks(Waiver::Namespaces), spawner.host.landlock);
-        let subject = Subject { pid, identity, ceilings, namespaces, landlock, run_time_code, warmed };
+        let subject = Subject { pid, identity, ceilings, namespaces, landlock, run_time_code, warmed, born };
         self.running.insert(worker, Worker { model: model.clone(), pid, pidfd, subject, leaf, berth, asked: false });
         let spawn_us = u64::try_from(asked.elapsed().as_micros()).unwrap_or(u64::MAX);
         let uid = identity.own().map_or("shared".to_owned(), |uid| uid.to_string());
-        let fields: [(&str, &dyn Display); 5] =
-            [("worker", &worker), ("model", model), ("pid", &pid), ("uid", &uid), ("us", &spawn_us)];
+        let how = if born { Spawn::Zygote } else { Spawn::Exec }.name();
+        let fields: [(&str, &dyn Display); 6] =
+            [("worker", &worker), ("model", model), ("pid", &pid), ("uid", &uid), ("us", &spawn_us), ("by", &how)];
         log::info("worker-started", &fields);
         let pid = pid.as_raw().unsigned_abs();
         let reply = LaunchReply::Started { model: model.clone(), worker, pid, uid: identity.own(), spawn_us };
@@ -174,6 +312,9 @@ impl Worker {
         let _ = send_signal(&self.pidfd, Signal::SIGKILL);
     }
 }
+
+/// Of a zygote's end, which nobody asks for.
+const UNASKED: Circumstances = Circumstances { asked: false, out_of_memory: false };
 
 /// A `Refused`, with a line in the log.
 pub fn refuse(model: &ModelId, why: &dyn Display, retry: bool) -> Answer {

@@ -23,6 +23,14 @@ pub fn warm_up(code: RunTimeCode) -> Result<(), RunError> {
     Ok(())
 }
 
+/// Gives the generators of random numbers another seed than the one that this process shares with its siblings.
+pub fn reseed(seed: u64) -> Result<(), RunError> {
+    #[cfg(feature = "torch")]
+    torchscript::reseed(seed)?;
+    let _ = seed;
+    Ok(())
+}
+
 /// Starts every thread that a model may use when it is run by the calling one.
 pub fn start_threads(threads: u32) -> Result<(), RunError> {
     #[cfg(feature = "torch")]

@@ -8,6 +8,7 @@
 use std::ffi::CStr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+pub mod birth;
 #[cfg(feature = "torch")]
 pub mod convolution;
 #[cfg(feature = "torch")]

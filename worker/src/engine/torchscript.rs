@@ -45,6 +45,12 @@ pub fn start_threads(threads: u32) -> Result<(), Fault> {
     libtorch::start_pools(threads)
 }
 
+/// Seeds the generators anew.
+pub fn reseed(seed: u64) -> Result<(), RunError> {
+    tch::manual_seed(seed.cast_signed());
+    Ok(())
+}
+
 impl TorchScript {
     /// Loads an archive from where it lies.
     pub(super) fn load(archive: &[u8], signature: &ModelSignature) -> Result<Self, RunError> {

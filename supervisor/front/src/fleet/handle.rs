@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use casemate_config::model::{Caps, ModelConfig};
+use casemate_config::tenant::{Spawn, Tenant};
 use casemate_ipc::convolution::{Convolution, MAX_CONVOLUTIONS};
 use casemate_ipc::id::{ModelId, WorkerId};
 use casemate_ipc::layer::{Reading, Waiver};
@@ -62,6 +63,8 @@ impl ModelHandle {
             waived,
             run_time_code: settings.run_time_code,
             convolutions: Vec::new(),
+            tenant: model.name.as_str().to_owned(),
+            spawn: Spawn::Exec.name(),
             violations: Violations::default(),
             breaker: None,
             output: OutputStatus::default(),
@@ -81,6 +84,15 @@ impl ModelHandle {
             served,
             metrics,
         })
+    }
+
+    /// Whose it is, and how its workers come to be, where that is not a tenant of its own and the usual way.
+    pub fn belongs_to(&self, tenant: &Tenant, spawn: Spawn) {
+        self.metrics.model_of(&self.model, tenant.as_str(), spawn.name());
+        self.write(|s| {
+            s.tenant = tenant.to_string();
+            s.spawn = spawn.name();
+        });
     }
 
     /// Its status now.
@@ -205,6 +217,7 @@ impl ModelHandle {
             event = "violation",
             model = %self.model.name,
             version = %self.model.version,
+            tenant = self.read(|s| s.tenant.clone()),
             layer,
             cause,
             worker = worker.map(|(id, ..)| id.0),

@@ -85,6 +85,10 @@ struct Report<'a> {
     run_time_code: RunTimeCode,
     /// What `casemate model tune` writes down: a line of `model.shapes` for each.
     convolutions: Vec<String>,
+    /// Whose it is; a model without a tenant is one of its own.
+    tenant: &'a str,
+    /// How its workers come to be.
+    spawn: &'static str,
     violations: ViolationsReport<'a>,
     breaker: Option<BreakerStatus>,
     /// Counts only: what a model printed stays in the log, clients can read this.
@@ -149,7 +153,7 @@ struct DeclaredReport<'a> {
 
 fn report(status: &ModelStatus) -> Report<'_> {
     let ModelStatus { model, state, declared, seats, instances, starts, last_exit, waived, run_time_code, .. } = status;
-    let ModelStatus { violations, breaker, output, convolutions, .. } = status;
+    let ModelStatus { violations, breaker, output, convolutions, tenant, spawn, .. } = status;
     Report {
         name: &model.name,
         version: &model.version,
@@ -168,6 +172,8 @@ fn report(status: &ModelStatus) -> Report<'_> {
         waived,
         run_time_code: *run_time_code,
         convolutions: convolutions.iter().map(ToString::to_string).collect(),
+        tenant,
+        spawn,
         violations: violations_report(violations),
         breaker: *breaker,
         output: *output,
@@ -279,6 +285,8 @@ mod tests {
             waived: vec![Waiver::Landlock],
             run_time_code: RunTimeCode::Refused,
             convolutions: vec!["conv 8 3 64 1 0 0 224,7,2,3,1 224,7,2,3,1".parse().unwrap()],
+            tenant: "team".into(),
+            spawn: "zygote",
             violations,
             breaker: Some(BreakerStatus { state: BreakerState::HalfOpen, deaths: 1, until: None }),
             output: OutputStatus { lines: 1, bytes: 2, dropped: 3 },
@@ -295,6 +303,7 @@ mod tests {
             r#""breaker":{"state":"half-open","deaths":1,"until":null},"output":{"lines":1,"bytes":2,"dropped":3}"#,
             r#""cage":[{"layer":"empty-root","in_force":true,"evidence":"0 entries"}]"#,
             r#""waived":["landlock"],"run_time_code":"refused","convolutions":["conv 8 3 64 1 0 0 224,7,2,3,1 224,7,2,3,1"]"#,
+            r#""tenant":"team","spawn":"zygote""#,
         ] {
             assert!(text.contains(part), "{part} is not in {text}");
         }

@@ -79,6 +79,17 @@ impl Leaf {
         Ok(entry)
     }
 
+    /// Opens the doors of a process that is not born in it: one that a zygote bears, which the kernel would let into a group of
+    /// version 2 only if the zygote itself might go there.
+    pub fn doors(&self) -> Result<Vec<File>, CgroupError> {
+        let refused = |path: PathBuf| move |source| CgroupError::Refused { path, source };
+        let door = |part: &Part| {
+            let door = part.folder.join(if self.version == Version::One { "tasks" } else { "cgroup.procs" });
+            File::options().write(true).open(&door).map_err(refused(door))
+        };
+        self.parts.iter().map(door).collect()
+    }
+
     /// Kills everything in it.
     pub fn kill(&self) -> io::Result<()> {
         match self.version {

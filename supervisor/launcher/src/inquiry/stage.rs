@@ -66,7 +66,7 @@ impl Stage {
         let (requests, inward) = arena::requests(config.requests_of(&settings))?;
         let (responses, outward) = arena::responses(config.responses_of(&settings))?;
         let arenas = Arenas::check(vec![inward, outward], config, &settings)?;
-        let answer = workers.start(spawner, config, (model, &arenas), tracer);
+        let answer = workers.start_and_wait((spawner, config), model, arenas, tracer);
         let told = Rehearsal {
             model: model.name.as_str().to_owned(),
             version: model.version.as_str().to_owned(),

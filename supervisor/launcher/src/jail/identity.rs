@@ -156,6 +156,21 @@ impl Pool {
         Err(Dry { count, in_use: self.in_use.len(), resting: self.resting.len(), strange, rest })
     }
 
+    /// Identities for as many workers to be; fewer where there are no more.
+    pub fn reserve(&mut self, count: u32, strangers: &BTreeSet<u32>, now: Instant) -> Vec<Identity> {
+        if self.range.is_none() {
+            return Vec::new();
+        }
+        (0..count).map_while(|_| self.take(strangers, now).ok()).collect()
+    }
+
+    /// Takes one back that nobody ever had.
+    pub fn release(&mut self, identity: Identity) {
+        if let Identity::Own(uid) = identity {
+            self.in_use.remove(&uid);
+        }
+    }
+
     /// Takes it back, once its worker is gone.
     pub fn give_back(&mut self, identity: Identity, now: Instant) {
         if let (Identity::Own(uid), Some(range)) = (identity, &self.range) {

@@ -53,12 +53,18 @@ pub struct Jail<'a> {
     pub ceilings: Ceilings,
     /// Its descriptors, from 0 on.
     pub descriptors: &'a [BorrowedFd<'a>],
+    /// Whether it is a zygote's, whose workers will be made inside of it.
+    pub bears: bool,
 }
 
 impl Jail<'_> {
     /// The namespaces that the child is made with.
     pub fn flags(&self) -> CloneFlags {
-        if self.namespaces { namespaces::all() } else { CloneFlags::empty() }
+        match (self.namespaces, self.bears) {
+            (false, _) => CloneFlags::empty(),
+            (true, false) => namespaces::all(),
+            (true, true) => namespaces::of_zygote(),
+        }
     }
 
     /// Takes every step but the last one. Runs in the child.
@@ -72,17 +78,18 @@ impl Jail<'_> {
             Step::Propagation.take(namespaces::keep_mounts_apart)?;
             let files = Step::Libraries.take(|| rootfs::take_hold(self.library))?;
             Step::Identity.take(identity::become_inner)?;
-            if self.alone {
+            // A zygote's workers have user namespaces inside its own; each of those is closed.
+            if self.alone && !self.bears {
                 Step::NestedNamespaces.take(nested::forbid)?;
             }
-            Step::Root.take(|| rootfs::build(self.library, &files))?;
+            Step::Root.take(|| rootfs::build(self.library, &files, self.bears))?;
             Step::Pivot.take(rootfs::enter)?;
             Step::HostName.take(namespaces::name)?;
         } else {
             Step::Identity.take(|| self.identity.become_bare())?;
         }
         Step::Descriptors.take(|| place(self.descriptors))?;
-        Step::Limits.take(|| self.ceilings.apply(self.counted_alone()))?;
+        Step::Limits.take(|| self.ceilings.apply(self.counted_alone(), self.bears))?;
         if self.calm {
             Step::Speculation.take(forbid_speculation)?;
         }

@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+use casemate_ipc::zygote::FIRST_UNBORN;
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sched::CloneFlags;
@@ -22,6 +23,11 @@ const ALWAYS: CloneFlags = CloneFlags::CLONE_NEWUSER
     .union(CloneFlags::CLONE_NEWUTS)
     .union(CloneFlags::CLONE_NEWCGROUP);
 
+/// All that a zygote gets here: not a process namespace, since process 1 of one can bear no siblings.
+pub fn of_zygote() -> CloneFlags {
+    all() - CloneFlags::CLONE_NEWPID
+}
+
 /// All that a worker gets here.
 pub fn all() -> CloneFlags {
     // A clock of its own, set like the host's: nobody has a name for the flag, since the older calls cannot take it.
@@ -34,17 +40,30 @@ pub fn has_time() -> bool {
     Path::new("/proc/self/ns/time").exists()
 }
 
-/// Says who a child is on the host: one uid and one gid, and no way to drop or gain a group. Runs in the parent.
-pub fn map(child: Pid, identity: Identity) -> io::Result<()> {
+/// Says who a child is on the host: one uid and one gid, and no way to drop or gain a group. Of a zygote, who its workers
+/// will be too, one after the other from [`FIRST_UNBORN`] on. Runs in the parent.
+pub fn map(child: Pid, identity: Identity, unborn: &[u32]) -> io::Result<()> {
     let (uid, gid) = match identity {
         Identity::Own(id) => (id, id),
         Identity::Shared => (geteuid().as_raw(), getegid().as_raw()),
     };
-    let write = |file: &str, text: String| fs::write(format!("/proc/{child}/{file}"), text);
+    let more: String = unborn.iter().zip(FIRST_UNBORN..).map(|(id, inner)| format!("\n{inner} {id} 1")).collect();
+    write_maps(child, &format!("{INNER} {gid} 1{more}"), &format!("{INNER} {uid} 1{more}"))
+}
+
+/// The same for a worker that a zygote bore, by the number that its zygote's user namespace has for it; nothing where it has
+/// only its own. To be called inside of that namespace: the kernel lets nobody else map what lies below it.
+pub fn map_newborn(child: Pid, unborn: Option<u32>) -> io::Result<()> {
+    let whole = format!("{INNER} {} 1", unborn.unwrap_or(INNER));
+    write_maps(child, &whole, &whole)
+}
+
+fn write_maps(child: Pid, groups: &str, users: &str) -> io::Result<()> {
+    let write = |file: &str, text: &str| fs::write(format!("/proc/{child}/{file}"), text);
     // First: an ordinary user may map a group only where groups can no longer be dropped.
-    write("setgroups", "deny".to_owned())?;
-    write("gid_map", format!("{INNER} {gid} 1"))?;
-    write("uid_map", format!("{INNER} {uid} 1"))
+    write("setgroups", "deny")?;
+    write("gid_map", groups)?;
+    write("uid_map", users)
 }
 
 /// No mount of the host appears in here later, and none of ours out there.

@@ -14,7 +14,8 @@ use crate::sys::process::{self, Forked};
 /// Says how many of a kind a user namespace may hold, for the namespace of whoever looks.
 const FOLDER: &str = "/proc/sys/user";
 
-/// Lets the child's own user namespace hold no more than it has. Runs in the child, while it sees the host's `/proc`.
+/// Lets the user namespace that this process is in hold no more namespaces than it has. Runs in the child, while it sees the
+/// host's `/proc`; or, for one that a zygote bore, in a child of the launcher's that has gone there.
 pub fn forbid() -> Result<(), Errno> {
     let kinds = kinds().map_err(errno)?;
     if kinds.is_empty() {

@@ -95,9 +95,16 @@ impl Ceilings {
         self.memory_bytes.saturating_add(self.mapped_bytes).saturating_add(threads).saturating_add(LOADER)
     }
 
+    /// Those of a zygote. Its workers have their own, which cannot be above these, and their threads count against a limit
+    /// on its own too: so there is none on data, addresses and processes but its control group's.
+    fn of_zygote(&self) -> Vec<Ceiling> {
+        const OF_WORKERS: [Resource; 3] = [Resource::RLIMIT_DATA, Resource::RLIMIT_AS, Resource::RLIMIT_NPROC];
+        self.list(false).into_iter().filter(|ceiling| !OF_WORKERS.contains(&ceiling.resource)).collect()
+    }
+
     /// Applies them to this process. Runs in the child.
-    pub fn apply(&self, counted_alone: bool) -> Result<(), Errno> {
-        for Ceiling { resource, most, .. } in self.list(counted_alone) {
+    pub fn apply(&self, counted_alone: bool, bears: bool) -> Result<(), Errno> {
+        for Ceiling { resource, most, .. } in if bears { self.of_zygote() } else { self.list(counted_alone) } {
             // Only a privilege that nobody here needs could raise what the launcher itself was given.
             let most = most.min(getrlimit(resource)?.1);
             setrlimit(resource, most, most)?;

@@ -34,7 +34,7 @@ pub fn take_hold(library: &Library) -> Result<Vec<OwnedFd>, Errno> {
 }
 
 /// Builds the new root, with the libraries in the order in which they were taken hold of.
-pub fn build(library: &Library, files: &[OwnedFd]) -> Result<(), Errno> {
+pub fn build(library: &Library, files: &[OwnedFd], bears: bool) -> Result<(), Errno> {
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount(Some("worker"), SITE, Some("tmpfs"), flags, Some("mode=0755,size=16m,nr_inodes=4096"))?;
     chdir(SITE)?;
@@ -50,7 +50,11 @@ pub fn build(library: &Library, files: &[OwnedFd]) -> Result<(), Errno> {
     // Where a program looks for the folder that it was started from; libraries are found relative to it.
     fs::create_dir_all("proc/self").map_err(errno)?;
     symlink(library.program(), "proc/self/exe").map_err(errno)?;
-    empty_folder()?;
+    if bears {
+        threshold()?
+    } else {
+        empty_folder()?
+    }
     restrict_at(c".", Refuses::WRITING)
 }
 
@@ -69,6 +73,16 @@ fn empty_folder() -> Result<(), Errno> {
     fs::create_dir(&folder).map_err(errno)?;
     let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount(Some("empty"), &folder, Some("tmpfs"), flags, Some("mode=0555,size=4k,nr_inodes=1"))
+}
+
+/// The mount that a zygote swaps its root for: one folder, where each of its workers mounts its own.
+fn threshold() -> Result<(), Errno> {
+    let folder = inside(Path::new(EMPTY_FOLDER));
+    fs::create_dir(&folder).map_err(errno)?;
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    mount(Some("threshold"), &folder, Some("tmpfs"), flags, Some("mode=0555,size=4k,nr_inodes=2"))?;
+    fs::create_dir(folder.join(inside(Path::new(EMPTY_FOLDER)))).map_err(errno)?;
+    restrict_at(&text(&folder)?, Refuses::WRITING)
 }
 
 /// Random bytes of this worker's own, in the place of the device.

@@ -105,6 +105,15 @@ pub fn send_signal(pidfd: impl AsFd, signal: nix::sys::signal::Signal) -> nix::R
     Errno::result(answer).map(drop)
 }
 
+/// A handle of a child that has not been waited for, so that the number is still its own.
+pub fn handle_of(child: Pid) -> nix::Result<OwnedFd> {
+    // SAFETY: two numbers go in, no memory is touched.
+    let answer = unsafe { libc::syscall(libc::SYS_pidfd_open, child.as_raw(), 0) };
+    let fd = i32::try_from(Errno::result(answer)?).map_err(|_| Errno::EBADF)?;
+    // SAFETY: the kernel has just opened it for this call, and nobody else knows its number.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
 /// A copy of a descriptor of another process.
 pub fn borrow_descriptor(pidfd: impl AsFd, number: i32) -> nix::Result<OwnedFd> {
     // SAFETY: three numbers go in, no memory is touched.

@@ -283,6 +283,13 @@ fn a_host_without_namespaces() {
             outcome.says(&format!("report: {layer}={holds}"));
         }
         outcome.says("denied: Syscall(Denied { number: 110,");
+        // A zygote is nothing without them, and nobody gets another start in its place.
+        let text = format!("{WITHOUT_NAMESPACES}\nspawn = \"zygote\"");
+        let mut running = rig.start_without("no-namespaces", &text);
+        running.wait_for("front: done");
+        let outcome = running.stop();
+        outcome.says("needs namespaces, which this host lacks");
+        outcome.says_not("worker-started");
     }
 }
 

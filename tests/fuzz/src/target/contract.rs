@@ -9,6 +9,7 @@ use casemate_ipc::launch::{Grant, LaunchReply, LaunchRequest};
 use casemate_ipc::seqpacket::{PacketBuffer, pair};
 use casemate_ipc::tensor::{MAX_NAME, MAX_RANK, TensorSpec};
 use casemate_ipc::work::{FromWorker, ToWorker};
+use casemate_ipc::zygote::{Cradle, FromNewborn, FromZygote, ToZygote};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
@@ -19,6 +20,10 @@ pub fn frame(packet: &[u8]) {
     decode::<ToWorker>(packet);
     decode::<FromWorker>(packet);
     decode::<Grant>(packet);
+    decode::<ToZygote>(packet);
+    decode::<FromZygote>(packet);
+    decode::<Cradle>(packet);
+    decode::<FromNewborn>(packet);
 }
 
 /// The bodies of what a front and a worker say.
@@ -38,8 +43,12 @@ pub fn work(body: &[u8]) {
     }
 }
 
-/// The bodies of what a front and the launcher say, and of what a worker is born with.
+/// The bodies of what a front and the launcher say, of what a worker is born with, and of what a zygote says and hears.
 pub fn launch(body: &[u8]) {
+    decode::<ToZygote>(&framed::<ToZygote>(body));
+    decode::<FromZygote>(&framed::<FromZygote>(body));
+    decode::<Cradle>(&framed::<Cradle>(body));
+    decode::<FromNewborn>(&framed::<FromNewborn>(body));
     decode::<LaunchRequest>(&framed::<LaunchRequest>(body));
     decode::<LaunchReply>(&framed::<LaunchReply>(body));
     decode::<Grant>(&framed::<Grant>(body));

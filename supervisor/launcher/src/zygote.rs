@@ -1,0 +1,272 @@
+//! A tenant's zygote: started like a worker, warmed up, then told to bear workers, one after the other.
+//!
+//! What it answers is not believed: the child that it speaks of must be one that this launcher has and does not know yet.
+//! The newborn's maps, its limit on namespaces, its tracing and its belongings come from here; the zygote has no part in them.
+
+use std::collections::VecDeque;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use casemate_ipc::seqpacket::{self, Channel, ChannelError, PacketBuffer};
+use casemate_ipc::zygote::{Cradle, FIRST_UNBORN, FromNewborn, FromZygote, ToZygote};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, poll};
+use nix::sched::{CloneFlags, setns};
+use nix::sys::signal::Signal;
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::Pid;
+use thiserror::Error;
+
+use crate::cgroup::{CgroupError, Leaf};
+use crate::jail::identity::Identity;
+use crate::jail::rlimit::Ceilings;
+use crate::jail::{namespaces, nested};
+use crate::sys::process::{self, Forked, exit_now, handle_of, send_signal};
+use crate::trace::Tracer;
+
+/// A zygote that runs.
+#[derive(Debug)]
+pub struct Zygote {
+    /// Its process.
+    pub pid: Pid,
+    /// The same, to send it signals.
+    pub pidfd: OwnedFd,
+    /// The launcher's end of its channel.
+    pub channel: Channel<ToZygote, FromZygote>,
+    /// Its control group, where there is one. Its workers have their own.
+    pub leaf: Option<Leaf>,
+    /// Who it is.
+    pub identity: Identity,
+    /// Who its workers will be, and by which number its user namespace knows each. Every one is used once.
+    pub unborn: VecDeque<(u32, Identity)>,
+    /// Births that it still has.
+    pub births: u32,
+    /// Since when it runs.
+    pub since: Instant,
+    /// Whether it has said that it is warm.
+    pub warm: bool,
+}
+
+/// What a worker gets from its launcher.
+#[derive(Debug)]
+pub struct Dowry<'a> {
+    /// Its descriptors, in the order of `casemate_ipc::zygote::fds`.
+    pub descriptors: &'a [BorrowedFd<'a>],
+    /// Its control group, where there is one.
+    pub leaf: Option<&'a Leaf>,
+    /// What it may use.
+    pub ceilings: Ceilings,
+    /// Whether its user namespace can be closed for others inside it.
+    pub alone: bool,
+}
+
+/// Why a zygote bore no worker.
+#[derive(Debug, Error)]
+pub enum BearError {
+    /// The zygote is gone, or does not speak.
+    #[error("the zygote: {0}")]
+    Zygote(ChannelError),
+    /// It closed its channel.
+    #[error("the zygote is gone")]
+    Gone,
+    /// Nothing was heard in time.
+    #[error("nothing was heard of {0} within {seconds} s", seconds = PATIENCE.as_secs())]
+    Slow(&'static str),
+    /// It could not make a process.
+    #[error("the zygote could not bear: {0}")]
+    Barren(Errno),
+    /// It said something else than it was asked.
+    #[error("the zygote gave another answer than to a birth: {0}")]
+    Answer(String),
+    /// It spoke of a process that it cannot have borne.
+    #[error("the zygote speaks of process {0}, which is not a new child of this launcher")]
+    Stranger(u32),
+    /// A wire or a handle.
+    #[error("{what}: {source}")]
+    Own {
+        /// Which.
+        what: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Its control group.
+    #[error("control group: {0}")]
+    Cgroup(#[from] CgroupError),
+    /// The newborn's maps, or the limit on its namespaces.
+    #[error("who the newborn is, and what it can hold: {0}")]
+    Fetters(io::Error),
+    /// The newborn's wire.
+    #[error("the newborn: {0}")]
+    Newborn(ChannelError),
+    /// The newborn is gone.
+    #[error("the newborn is gone")]
+    Stillborn,
+    /// A step that it could not take.
+    #[error("the newborn's step {step}: {errno}")]
+    Step {
+        /// Which.
+        step: String,
+        /// The kernel's answer.
+        errno: Errno,
+    },
+}
+
+/// What a birth may take; it takes milliseconds.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Tells a handle of a traced process that signals wait for its tracer.
+const BREATH: u8 = 20;
+
+impl Zygote {
+    /// Has it bear a worker. The next of its unborn identities is used up, whatever comes of it.
+    pub fn bear(&mut self, dowry: &Dowry<'_>, tracer: &mut Tracer) -> Result<(Pid, OwnedFd), BearError> {
+        let own = |what| move |source| BearError::Own { what, source };
+        let unborn = self.unborn.pop_front();
+        self.births = self.births.saturating_sub(1);
+        let (ours, theirs) = seqpacket::pair::<Cradle, FromNewborn>().map_err(own("a wire"))?;
+        let word = ToZygote::Bear { clock: namespaces::has_time() };
+        self.channel.send_with(&word, &[theirs.as_fd()]).map_err(BearError::Zygote)?;
+        drop(theirs);
+        let pid = self.hear(tracer)?;
+        let pidfd = handle_of(pid).map_err(|errno| own("a handle")(errno.into()))?;
+        tracer.watch(pid);
+        let settled = self.settle((pid, &pidfd), unborn.map(|(inner, _)| inner), &ours, dowry, tracer);
+        if settled.is_err() {
+            // Whoever waits for processes sees its end.
+            let _ = send_signal(&pidfd, Signal::SIGKILL);
+        }
+        settled.map(|()| (pid, pidfd))
+    }
+
+    /// Ends it. What it bore lives on.
+    pub fn end(&self) {
+        let _ = send_signal(&self.pidfd, Signal::SIGKILL);
+    }
+
+    fn hear(&self, tracer: &mut Tracer) -> Result<Pid, BearError> {
+        await_words(&self.channel, tracer, "the zygote")?;
+        match self.channel.receive(&mut PacketBuffer::default()).map_err(BearError::Zygote)? {
+            Some(FromZygote::Born { pid }) => is_new_child(pid, tracer).ok_or(BearError::Stranger(pid)),
+            Some(FromZygote::Barren { errno }) => Err(BearError::Barren(Errno::from_raw(errno))),
+            Some(FromZygote::Unfit { why }) => Err(BearError::Answer(why)),
+            Some(FromZygote::Warm) => Err(BearError::Answer("warm".to_owned())),
+            None => Err(BearError::Gone),
+        }
+    }
+
+    /// Everything between a birth and a worker.
+    fn settle(
+        &self,
+        (pid, pidfd): (Pid, &OwnedFd),
+        unborn: Option<u32>,
+        wire: &Channel<Cradle, FromNewborn>,
+        dowry: &Dowry<'_>,
+        tracer: &mut Tracer,
+    ) -> Result<(), BearError> {
+        let mut buffer = PacketBuffer::default();
+        await_words(wire, tracer, "the newborn")?;
+        match wire.receive(&mut buffer).map_err(BearError::Newborn)? {
+            Some(FromNewborn::Waits) => {}
+            Some(FromNewborn::Failed { step, errno }) => return Err(failed(step, errno)),
+            None => return Err(BearError::Stillborn),
+        }
+        fetter((&self.pidfd, pid, pidfd), unborn, dowry.alone).map_err(BearError::Fetters)?;
+        // As for a worker that was exec'd.
+        let _ = fs::write(format!("/proc/{pid}/oom_score_adj"), crate::spawn::SACRIFICE);
+        tracer.trace(pid);
+        let doors = dowry.leaf.map(Leaf::doors).transpose()?.unwrap_or_default();
+        let seed = random().map_err(|source| BearError::Own { what: "/dev/urandom", source })?;
+        // Namespaces of its own are what makes a newborn: the kernel counts its threads apart.
+        let ceilings = dowry.ceilings.list(true).into_iter();
+        let ceilings = ceilings.map(|ceiling| (ceiling.resource as u32, ceiling.most)).collect();
+        let cradle = Cradle { doors: u8::try_from(doors.len()).unwrap_or(u8::MAX), ceilings, seed };
+        let descriptors: Vec<BorrowedFd<'_>> =
+            dowry.descriptors.iter().copied().chain(doors.iter().map(AsFd::as_fd)).collect();
+        wire.send_with(&cradle, &descriptors).map_err(BearError::Newborn)?;
+        await_words(wire, tracer, "the newborn")?;
+        match wire.receive(&mut buffer).map_err(BearError::Newborn)? {
+            None => Ok(()),
+            Some(FromNewborn::Failed { step, errno }) => Err(failed(step, errno)),
+            Some(FromNewborn::Waits) => Err(BearError::Stillborn),
+        }
+    }
+}
+
+impl BearError {
+    /// Whether a fresh zygote may do better.
+    pub const fn is_of_zygote(&self) -> bool {
+        matches!(
+            self,
+            Self::Zygote(_) | Self::Gone | Self::Slow(_) | Self::Barren(_) | Self::Answer(_) | Self::Stranger(_)
+        )
+    }
+}
+
+fn failed(step: String, errno: i32) -> BearError {
+    BearError::Step { step, errno: Errno::from_raw(errno) }
+}
+
+/// Waits until there is something to be heard. A traced process can be stopped by any signal meanwhile, and only its tracer
+/// lets it go on.
+fn await_words(fd: impl AsFd, tracer: &mut Tracer, whom: &'static str) -> Result<(), BearError> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let mut watched = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut watched, BREATH) {
+            Ok(0) | Err(Errno::EINTR) => tracer.pump(),
+            Ok(_) => return Ok(()),
+            Err(errno) => return Err(BearError::Own { what: "poll", source: errno.into() }),
+        }
+        if Instant::now() > deadline {
+            return Err(BearError::Slow(whom));
+        }
+    }
+}
+
+/// The process, if it is a child of this one that nothing is known of yet. Nobody else makes children for this launcher, and
+/// it has not waited for this one, so the number cannot mean another process.
+fn is_new_child(pid: u32, tracer: &Tracer) -> Option<Pid> {
+    let pid = Pid::from_raw(i32::try_from(pid).ok().filter(|pid| *pid > 1)?);
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = |key: &str| status.lines().find_map(|line| line.strip_prefix(key)).map(str::trim);
+    let ours = line("PPid:") == Some(std::process::id().to_string().as_str());
+    let whole = line("Tgid:") == Some(pid.to_string().as_str());
+    (ours && whole && !tracer.knows(pid)).then_some(pid)
+}
+
+/// Says who the newborn is, and lets its user namespace hold no others. Both are allowed only to somebody inside: of the
+/// zygote's namespace for the one, of the newborn's for the other. So a child of this launcher goes there, one after the
+/// other, and ends.
+fn fetter((zygote, pid, newborn): (&OwnedFd, Pid, &OwnedFd), unborn: Option<u32>, alone: bool) -> io::Result<()> {
+    match process::fork(CloneFlags::empty(), None)? {
+        Forked::Child => {
+            let done = setns(zygote, CloneFlags::CLONE_NEWUSER)
+                .map_err(io::Error::from)
+                .and_then(|()| namespaces::map_newborn(pid, unborn))
+                .and_then(|()| if alone { close(newborn) } else { Ok(()) });
+            exit_now(done.map_or_else(|error| error.raw_os_error().unwrap_or(libc::EIO), |()| 0))
+        }
+        Forked::Parent { pid, .. } => match waitpid(pid, None)? {
+            WaitStatus::Exited(_, 0) => Ok(()),
+            WaitStatus::Exited(_, errno) => Err(io::Error::from_raw_os_error(errno)),
+            other => Err(io::Error::other(format!("the process that was to see to it ended otherwise: {other:?}"))),
+        },
+    }
+}
+
+fn close(newborn: &OwnedFd) -> io::Result<()> {
+    setns(newborn, CloneFlags::CLONE_NEWUSER)?;
+    Ok(nested::forbid()?)
+}
+
+fn random() -> io::Result<u64> {
+    let mut bytes = [0; 8];
+    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(u64::from_le_bytes(bytes))
+}
+
+/// Who a zygote's workers will be, as its user namespace numbers them.
+pub fn numbered(identities: Vec<Identity>) -> VecDeque<(u32, Identity)> {
+    (FIRST_UNBORN..).zip(identities).collect()
+}
