@@ -139,7 +139,13 @@ impl Front {
         };
         let other = ModelId { name: "nobody".parse().unwrap(), ..model.clone() };
         let sent = match order {
-            "arenas" => self.launcher.send_with(&start, &[responses.as_fd(), requests.as_fd()]),
+            // Nobody could ever write it.
+            "arenas" => {
+                let bytes = self.config.responses().bytes().unwrap() as u64;
+                let frozen = casemate_ipc::shm::seal::create("frozen", bytes).unwrap();
+                casemate_ipc::shm::seal::apply(&frozen, casemate_ipc::shm::seal::Sealing::Frozen).unwrap();
+                self.launcher.send_with(&start, &[requests.as_fd(), frozen.as_fd()])
+            }
             "descriptors" => self.launcher.send_with(&start, &[requests.as_fd()]),
             "model" => {
                 self.launcher.send_with(&LaunchRequest::Start { model: other }, &[requests.as_fd(), responses.as_fd()])
