@@ -68,7 +68,7 @@ limits! {
     /// Milliseconds between two questions to an idle worker whether it is alive; two unanswered ones end it.
     ping_ms = 5_000, 50..=600_000;
     /// Microseconds that the front looks out for an answer before it sleeps over it, where answers have been as quick; 0 for never.
-    vigil_us = 50, 0..=1000;
+    vigil_us = 75, 0..=1000;
     /// Failed starts in a row after which a model is given up.
     start_attempts = 5, 1..=1000;
     /// Deaths of workers in a row, without a good answer between, that open the breaker of a model's bytes.
