@@ -21,6 +21,7 @@ mod memory;
 mod model;
 mod models;
 mod peer;
+mod stages;
 mod start;
 mod trip;
 mod usage;
@@ -48,6 +49,7 @@ const BENCHES: &[Bench] = &[
     Bench { name: "killed", what: "a worker killed under load, and its neighbour", run: faults::killed },
     Bench { name: "looping", what: "a model that loops for ever, and its neighbour", run: faults::looping },
     Bench { name: "layers", what: "the price of each layer of the cage", run: layers::run },
+    Bench { name: "stages", what: "instructions of the stages that are ours", run: stages::run },
     Bench { name: "jail", what: "a jail until its program runs", run: jail::run },
 ];
 
