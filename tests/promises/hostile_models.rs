@@ -13,6 +13,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use casemate_tests::casemate::{Casemate, Setup};
+use casemate_tests::lag::Lag;
 use casemate_tests::models::{self, When};
 
 const ASKED: [f32; 4] = [2000.0, 1.0, 1.0, 1.0];
