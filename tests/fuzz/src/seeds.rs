@@ -75,13 +75,13 @@ fn archives(seeds: &mut Vec<Seed>) {
                         \x20 def g(self: __torch__.M, x: Tensor) -> Tensor:\n    return __torch__.f(torch.neg(x))\n\
                         def f(x: Tensor) -> Tensor:\n  # a remark\n  return x\n";
     let tensor =
-        b"ctorch._utils\n_rebuild_tensor_v2\n((X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x00X\x03\0\0\0cpu\
+        b"ctorch._utils\n_rebuild_tensor_v2\n((X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpu\
                    K\x10tQK\0(K\x02K\x04t(K\x04K\x01t\x89ccollections\nOrderedDict\n)RtR";
     let data = [
         &b"\x80\x02c__torch__\nM\nq\0)\x81}(X\x01\0\0\0wq\x01"[..],
         tensor,
         b"q\x02X\x01\0\0\0lctorch.jit._pickle\nbuild_intlist\n](K\x01M\x01\x02J\xff\xff\xff\xffe\x85R",
-        b"X\x01\0\0\0fG?\xe0\0\0\0\0\0\0X\x01\0\0\x00X\x02\0\0\0hiub.",
+        b"X\x01\0\0\0fG?\xe0\0\0\0\0\0\0X\x01\0\0\x000X\x02\0\0\0hiub.",
     ]
     .concat();
     let constants = [&b"\x80\x02"[..], tensor, b"\x85."].concat();
