@@ -84,7 +84,7 @@ fn planning(count: usize) -> Done {
     }
     let rule = Rule { max_rows: ROWS as u64, delay: Duration::ZERO, max_bytes: 1 << 20 };
     for _ in 0..count {
-        black_box(plan(&jobs, rule, deadline));
+        black_box(plan(&jobs, rule, Duration::from_millis(1), deadline));
     }
     Ok(())
 }
