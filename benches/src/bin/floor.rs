@@ -42,7 +42,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let geometry = Geometry { slots: 1, slot_bytes: SLOT };
     let (requests, requests_file) = arena::requests(geometry)?;
     let (_responses, responses_file) = arena::responses(geometry)?;
-    let (reader, writer) = (Reader::open(seal::read_only(requests_file)?, geometry)?, Writer::open(responses_file, geometry)?);
+    let (reader, writer) =
+        (Reader::open(seal::read_only(requests_file)?, geometry)?, Writer::open(responses_file, geometry)?);
     let mut slot = requests.slot(0)?;
     let mut placed = Vec::new();
     for spec in &signature.inputs {

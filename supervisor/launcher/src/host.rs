@@ -142,7 +142,8 @@ impl Trial<'_> {
         let leaf = self.cgroups.as_ref().map(|groups| groups.leaf("trial", ceilings.budget())).transpose()?;
         let entry = leaf.as_ref().map(Leaf::entry).transpose()?;
         let (entry, cores, descriptors) = (entry.as_ref(), &[][..], &[][..]);
-        let jail = Jail { library, namespaces, alone, calm, entry, identity, cores, ceilings, descriptors, bears: false };
+        let jail =
+            Jail { library, namespaces, alone, calm, entry, identity, cores, ceilings, descriptors, bears: false };
         let born_in = entry.and_then(Entry::born_in);
         let mut child = fork::fork_into(jail.flags(), born_in, |gate| match jail.enter(gate) {
             Ok(()) => exit_now(0),

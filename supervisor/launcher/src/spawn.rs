@@ -243,7 +243,8 @@ impl Spawner {
         // none (`RLIMIT_FSIZE`).
         let descriptors = [null.as_fd(), null.as_fd(), null.as_fd(), theirs.as_fd()];
         let memory_bytes = config.limits.worker_memory_mib << 20;
-        let ceilings = Ceilings { threads: 1, instances: 1, memory_bytes, mapped_bytes: self.library.bytes(), cpu_millis: None };
+        let ceilings =
+            Ceilings { threads: 1, instances: 1, memory_bytes, mapped_bytes: self.library.bytes(), cpu_millis: None };
         let leaf = self
             .host
             .cgroups
