@@ -68,7 +68,9 @@ fn two_requests_meet_in_a_worker_of_two_instances() {
     assert_eq!(casemate.status("two")["instances"], 2);
     // Control: where one comes after the other, nobody meets anybody.
     let asked = (0..2).map(|_| ask(casemate.address, "one", [1.0; 4])).collect();
-    assert_eq!(statuses(asked), [500, 500]);
+    let alone = statuses(asked);
+    // The second has waited for the first one's patience, so it may be late before its own is over.
+    assert!(alone.iter().all(|status| matches!(status, 500 | 504)), "{alone:?}");
 }
 
 #[test]
