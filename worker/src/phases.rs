@@ -144,10 +144,15 @@ fn code_of(served: Result<(), ServeError>) -> i32 {
     error.exit_code()
 }
 
-/// Puts the whole cage on, in the one order that works. The last of the four is which model code was made for.
-fn cage(grant: &Grant, warmth: Warmth) -> Result<(Sealed, Inside, Crew, Option<[u8; 32]>), Stop> {
+/// What [`cage`] leaves behind: the proof, what is seen from inside, the further threads, and which model code was made for.
+type Caged = (Sealed, Inside, Crew, Option<[u8; 32]>);
+
+/// Puts the whole cage on, in the one order that works.
+fn cage(grant: &Grant, warmth: Warmth) -> Result<Caged, Stop> {
     let code = match grant.run_time_code {
-        RunTimeCode::Refused if grant.shapes.is_empty() => lockdown::RunTimeCode::Refused,
+        RunTimeCode::Refused if grant.shapes.is_empty() || warmth == Warmth::Inherited => {
+            lockdown::RunTimeCode::Refused
+        }
         RunTimeCode::Refused => lockdown::RunTimeCode::Warmed,
         RunTimeCode::Allowed => lockdown::RunTimeCode::Allowed,
     };

@@ -1,5 +1,6 @@
 //! oneDNN's speed without a page of code while a model runs: what one worker met, the next one knows from the start.
 
+#![allow(clippy::unwrap_used, reason = "test code: what cannot be is a failure")]
 #![allow(clippy::cloned_ref_to_slice_refs, reason = "a list of inputs reads as one")]
 
 mod cell;

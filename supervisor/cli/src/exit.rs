@@ -51,7 +51,7 @@ pub(crate) enum Failure {
     Add(#[from] AddError),
     List(#[from] ListError),
     Inspect(#[from] InspectError),
-    Tune(#[from] TuneError),
+    Tune(#[from] Box<TuneError>),
     Man(#[from] ManError),
 }
 

@@ -95,7 +95,7 @@ fn run(command: Command, screen: &mut Screen) -> Result<Exit, Failure> {
         Command::Model { command: model::Command::Add(args) } => model::add::run(&args, screen)?,
         Command::Model { command: model::Command::List(args) } => model::list::run(&args, screen)?,
         Command::Model { command: model::Command::Inspect(args) } => model::inspect::run(&args, screen)?,
-        Command::Model { command: model::Command::Tune(args) } => model::tune::run(&args, screen)?,
+        Command::Model { command: model::Command::Tune(args) } => model::tune::run(&args, screen).map_err(Box::new)?,
         Command::Bench(args) => return Ok(bench::run(&args, screen)?),
         Command::Doctor(args) => return Ok(doctor::run(&args, screen)?),
         Command::Sandbox { command: sandbox::Command::Explain(args) } => sandbox::explain::run(&args, screen)?,
