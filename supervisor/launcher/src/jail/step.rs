@@ -131,7 +131,7 @@ mod tests {
     #[test]
     fn the_order_of_the_jail() {
         let names: Vec<_> = Step::ALL.iter().map(|step| step.name()).collect();
-        let expected = "begin cgroup session mount-propagation libraries identity nested-namespaces root pivot-root host-name \
+        let expected = "begin cgroup session cores mount-propagation libraries identity nested-namespaces root pivot-root host-name \
                         descriptors limits speculation core-scheduling capabilities no-new-privileges parent-death signals exec";
         assert_eq!(names, expected.split_whitespace().collect::<Vec<_>>());
     }
