@@ -3,8 +3,7 @@
 //! What is left out is left out from outside, and nothing in a shipped program knows of it. Around the whole server stands
 //! one filter more, which makes this host one that lacks a call (the layers that have a waiver: the config then names it),
 //! or answers the installation of filters as if it had been done. The server beside it wears such a filter too, around a
-//! call that nobody makes. So what every call pays for being under any filter is in both; that part is measured by itself,
-//! as [`entry`].
+//! call that nobody makes. So what every call pays for being under any filter at all is in both, and not in these figures.
 
 use std::error::Error;
 use std::fs;
