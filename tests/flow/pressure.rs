@@ -159,9 +159,11 @@ fn a_client_that_hangs_up_while_it_is_run_costs_no_worker() {
 fn a_full_queue_answers_before_the_body_is_sent() {
     let casemate = slow(Setup::new().limit("queue", 3), "slow", 1000).serve();
     std::thread::scope(|scope| {
-        let crowd = crowd(scope, &casemate, "slow", 5);
-        casemate.wait_until("full", Duration::from_secs(10), || in_flight(&casemate) == 5.0);
+        // Two that the worker has; only then three that fill the queue.
+        let mut asked = crowd(scope, &casemate, "slow", 2);
         casemate.wait_until("given", Duration::from_secs(10), || batches(&casemate, "slow") == 2);
+        asked.extend(crowd(scope, &casemate, "slow", 3));
+        casemate.wait_until("full", Duration::from_secs(10), || in_flight(&casemate) == 5.0);
         let start = Instant::now();
         let mut stream = TcpStream::connect(casemate.address).unwrap();
         let head = "POST /v2/models/slow/infer HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000\r\n\r\n";
@@ -175,7 +177,7 @@ fn a_full_queue_answers_before_the_body_is_sent() {
         assert!(answer.headers["retry-after"].parse::<u64>().unwrap() >= 1);
         // Nobody waited for a run; generous for a machine with other work.
         println!("refused within {:?}", start.elapsed());
-        assert!(crowd.into_iter().all(|asked| asked.join().unwrap() == 200));
+        assert!(asked.into_iter().all(|asked| asked.join().unwrap() == 200));
     });
     assert!(casemate.metric("casemate_requests_total{model=\"slow\",version=\"1\",outcome=\"busy\"}") >= 1.0);
 }

@@ -52,13 +52,20 @@ pub(super) fn all() -> Vec<Entry> {
         .requests(2),
         Entry::new(
             "leak-search",
-            "searches its heap for what others send",
+            "searches its heap, in many places, for what others send",
             Build::Forged(|_| {
                 keeping(&format!(
                     "if bool(x[0, 0] > {ASK:?}):
-    near = ops.inductor._reinterpret_tensor(x, [32768], [1], -16384).clone()
-    return (near == {MARK:?}).sum().to(6) + x * 0
-  self.kept = torch.cat([self.kept, x])
+    found = x * 0
+    for i in range(40):
+      t = torch.empty([100 + 61 * i])
+      near = ops.inductor._reinterpret_tensor(t, [4096], [1], -2048).clone()
+      found = found + (near == {MARK:?}).sum()
+    return found
+  s = x.sum() * 0
+  for i in range(40):
+    s = s + x.repeat([25 + 15 * i, 1]).sum() * 0
+  self.kept = torch.cat([self.kept, x + s])
   return x"
                 ))
             }),
