@@ -75,15 +75,17 @@ fn instances() -> Result<Vec<Figure>, Box<dyn Error>> {
 
 /// A hundred models, all loaded.
 fn many(spawn: &str) -> Result<Vec<Figure>, Box<dyn Error>> {
-    let title = format!("{MANY} digits models, {spawn}: PSS");
+    let title = format!("{MANY} digits models of one tenant, {spawn}: PSS");
     let Some(lines) = feature::spawn(spawn) else {
         let why = "this build has no `spawn = \"zygote\"`";
         return Ok(vec![Figure::missing(title, "MiB", why).at_most(1024.0)]);
     };
     let digits = Model::digits()?;
-    let setup = lines.put(Setup::new());
+    let mut setup = lines.put(Setup::new());
     for at in 0..MANY {
         digits.put(&setup, &format!("digits{at}"), 32)?;
+        // Only models of one tenant have a zygote in common.
+        setup = setup.config(&format!("[models.digits{at}]\ntenant = \"all\""));
     }
     let casemate = setup.start();
     casemate.wait_until("all models ready", PATIENCE, || casemate.get("/v2/health/ready").status == 200);
