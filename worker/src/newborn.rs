@@ -12,7 +12,7 @@ use casemate_ipc::zygote::{Cradle, FromNewborn, fds};
 use casemate_lockdown as lockdown;
 use nix::errno::Errno;
 use nix::sys::prctl;
-use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 use nix::unistd::{Gid, Uid, dup2, dup2_stderr, dup2_stdout, setresgid, setresuid, setsid, write};
 
@@ -82,7 +82,12 @@ fn enter(zygote: ToLauncher, wire: &Wire) -> Result<(ToFront, Belongings), Faile
     drop((log, channel));
     for (number, most) in cradle.ceilings {
         let resource = LIMITS.into_iter().find(|resource| *resource as u32 == number);
-        take("limits", || setrlimit(resource.ok_or(Errno::EINVAL)?, most, most))?;
+        take("limits", || {
+            let resource = resource.ok_or(Errno::EINVAL)?;
+            // As a jail does: where the host allows less than this, less is what it gets.
+            let (_, host) = getrlimit(resource)?;
+            setrlimit(resource, most.min(host), most.min(host))
+        })?;
     }
     take("core-scheduling", keep_to_a_core)?;
     // After the identity, since a change of identity clears it.

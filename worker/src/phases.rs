@@ -117,7 +117,8 @@ fn live(front: &'static ToFront, estate: Estate, warmth: Warmth) -> Result<i32, 
     let load_us = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
     tell(front, Step::Trial, &FromWorker::Ready { load_us })?;
 
-    Ok(code_of(own.serve()))
+    // From the trials, of all instances: the front hears nothing but `Ready` before `Ready`.
+    Ok(code_of(own.say_met().map_err(ServeError::from).and_then(|()| own.serve())))
 }
 
 /// Gives each further instance to its thread, which tries it and serves. Returns when all have been tried.

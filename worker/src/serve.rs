@@ -55,8 +55,6 @@ impl Cell<'_> {
     /// Serves until the front has gone, or says that nothing more will come.
     pub fn serve(&mut self) -> Result<(), ServeError> {
         let mut buffer = PacketBuffer::default();
-        // From the trial.
-        self.say_met()?;
         while let Some(message) = self.front.receive_plain(&mut buffer)? {
             let answer = match message {
                 ToWorker::Run { batch, slot, inputs } => {
@@ -90,7 +88,7 @@ impl Cell<'_> {
     }
 
     /// Says which convolutions had no code of oneDNN's, if there are new ones.
-    fn say_met(&mut self) -> Result<(), ChannelError> {
+    pub fn say_met(&mut self) -> Result<(), ChannelError> {
         let convolutions = self.engine.met();
         if convolutions.is_empty() { Ok(()) } else { self.front.send(&FromWorker::Met { convolutions }) }
     }

@@ -275,13 +275,35 @@ fn of_kind(policy: &Policy, kind: &Kind) -> Vec<BrokenLaw> {
     broken
 }
 
+const CLONE_NEWTIME: u64 = 0x80;
+/// A sibling with every namespace of its own.
+const BIRTH: u64 = (libc::CLONE_PARENT
+    | libc::CLONE_CHILD_SETTID
+    | libc::CLONE_CHILD_CLEARTID
+    | libc::CLONE_NEWUSER
+    | libc::CLONE_NEWNS
+    | libc::CLONE_NEWPID
+    | libc::CLONE_NEWNET
+    | libc::CLONE_NEWIPC
+    | libc::CLONE_NEWUTS
+    | libc::CLONE_NEWCGROUP
+    | libc::SIGCHLD) as u64;
+
 /// A zygote makes threads, or one kind of process; it mounts one kind of file system; no flag is left to chance.
 fn of_zygote(policy: &Policy) -> Vec<BrokenLaw> {
     let thread = Test::Has(libc::CLONE_THREAD as u64);
-    let whole = |clause: &Clause| clause.argument.name == "flags" && matches!(clause.test, Test::Equals(_));
     let loose = |rule: &&Rule| {
-        let a_thread = rule.call == "clone" && rule.clauses.iter().any(|clause| implies(&clause.test, &thread));
-        ["clone", "unshare", "mount"].contains(&rule.call.as_str()) && !a_thread && !rule.clauses.iter().any(whole)
+        let exact: &[u64] = match rule.call.as_str() {
+            "clone" if rule.clauses.iter().any(|clause| implies(&clause.test, &thread)) => return false,
+            "clone" => &[BIRTH],
+            "unshare" => &[libc::CLONE_THREAD as u64, CLONE_NEWTIME],
+            "mount" => &[libc::MS_RDONLY | libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC],
+            _ => return false,
+        };
+        let whole = |clause: &Clause| {
+            clause.argument.name == "flags" && matches!(clause.test, Test::Equals(flags) if exact.contains(&flags))
+        };
+        !rule.clauses.iter().any(whole)
     };
     let law = |rule: &Rule| BrokenLaw::LooseBirth { stage: policy.stage.clone(), call: rule.call.clone() };
     policy.rules.iter().filter(loose).map(law).collect()

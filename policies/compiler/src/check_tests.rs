@@ -255,13 +255,18 @@ fn a_zygote_leaves_no_flag_to_chance() {
         Ok(_) => Vec::new(),
         Err(broken) => broken.iter().map(ToString::to_string).collect::<Vec<_>>(),
     };
-    let birth = rule("clone", "{ arg = \"flags\", equals = \"CLONE_PARENT|CLONE_NEWUSER|SIGCHLD\" }");
+    let birth = rule(
+        "clone",
+        "{ arg = \"flags\", equals = \"CLONE_PARENT|CLONE_CHILD_SETTID|CLONE_CHILD_CLEARTID|CLONE_NEWUSER|CLONE_NEWNS|CLONE_NEWPID|CLONE_NEWNET|CLONE_NEWIPC|CLONE_NEWUTS|CLONE_NEWCGROUP|SIGCHLD\" }",
+    );
     let thread = rule("clone", "{ arg = \"flags\", has = \"CLONE_VM|CLONE_SIGHAND|CLONE_THREAD\" }");
-    let mount = rule("mount", "{ arg = \"flags\", equals = \"MS_RDONLY|MS_NOSUID\" }");
+    let mount = rule("mount", "{ arg = \"flags\", equals = \"MS_RDONLY|MS_NOSUID|MS_NODEV|MS_NOEXEC\" }");
     assert_eq!(said(&[birth, thread, mount].concat()), Vec::<String>::new());
     for (call, when) in [
         ("clone", ""),
         ("clone", "{ arg = \"flags\", has = \"CLONE_NEWUSER\" }"),
+        ("clone", "{ arg = \"flags\", equals = \"SIGCHLD\" }"),
+        ("mount", "{ arg = \"flags\", equals = \"MS_NOSUID\" }"),
         ("unshare", "{ arg = \"flags\", lacks = \"CLONE_NEWNET\" }"),
         ("mount", "{ arg = \"flags\", has = \"MS_RDONLY\" }"),
     ] {

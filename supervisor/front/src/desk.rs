@@ -44,8 +44,10 @@ impl Desk {
     pub async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
         let (done, result) = oneshot::channel();
         let task = Box::new(move || {
-            // Who brought it may be gone.
-            let _ = done.send(work());
+            // Who brought it may be gone, and may be before it begins.
+            if !done.is_closed() {
+                let _ = done.send(work());
+            }
         });
         self.tasks.send(task).ok()?;
         result.await.ok()

@@ -371,10 +371,11 @@ impl Monitor {
 
     /// Sees to the zygotes, and answers those starts that waited for one.
     fn tend_zygotes(&mut self) {
-        if self.stopping.is_some() {
-            return;
-        }
-        for answer in self.workers.tend((&self.spawner, &self.config), &mut self.tracer) {
+        let answers = match self.stopping {
+            Some(_) => self.workers.refuse_waiting(),
+            None => self.workers.tend((&self.spawner, &self.config), &mut self.tracer),
+        };
+        for answer in answers {
             if let Err(Broken(why)) = self.answer(&answer) {
                 self.end_front(&why);
             }

@@ -83,6 +83,8 @@ impl Nursery {
                 let fields: [(&str, &dyn Display); 3] =
                     [("tenant", tenant), ("pid", &zygote.pid), ("births", &zygote.births)];
                 log::info("zygote-started", &fields);
+                // One that has borne all it may, and was not seen to yet, would otherwise never give its uid back.
+                self.dismiss(tenant, None);
                 self.zygotes.insert(tenant.clone(), zygote);
                 Ok(())
             }

@@ -139,12 +139,7 @@ impl Workers {
     /// Hears the zygotes, renews those that are due, and starts what has waited for one.
     pub fn tend(&mut self, (spawner, config): (&Spawner, &Config), tracer: &mut Tracer) -> Vec<Answer> {
         self.nursery.hear();
-        for tenant in self.nursery.retire(config.renewal, Instant::now()) {
-            // Whose workers start now and then wants the next one soon; if it cannot be had now, the next start says so.
-            if let Err(error) = self.nursery.raise(&tenant, (spawner, config), &mut self.pool, tracer) {
-                log::warn("zygote-not-started", &[("tenant", &tenant), ("error", &error)]);
-            }
-        }
+        self.renew((spawner, config), tracer);
         let mut answers = Vec::new();
         for Waiting { model, tenant, arenas, asked } in std::mem::take(&mut self.waiting) {
             if self.nursery.ready(&tenant).is_some() {
@@ -154,8 +149,25 @@ impl Workers {
             } else {
                 answers.push(refuse(&model, &self.nursery.complaint(&tenant), true));
             }
+            // The last birth may just have been: who waits behind it waits for the next zygote.
+            self.renew((spawner, config), tracer);
         }
         answers
+    }
+
+    /// Answers what waits for a zygote, which will not come any more.
+    pub fn refuse_waiting(&mut self) -> Vec<Answer> {
+        let waiting = std::mem::take(&mut self.waiting);
+        waiting.into_iter().map(|one| refuse(&one.model, &"the server is stopping", true)).collect()
+    }
+
+    fn renew(&mut self, (spawner, config): (&Spawner, &Config), tracer: &mut Tracer) {
+        for tenant in self.nursery.retire(config.renewal, Instant::now()) {
+            // Whose workers start now and then wants the next one soon; if it cannot be had now, the next start says so.
+            if let Err(error) = self.nursery.raise(&tenant, (spawner, config), &mut self.pool, tracer) {
+                log::warn("zygote-not-started", &[("tenant", &tenant), ("error", &error)]);
+            }
+        }
     }
 
     /// What is worth waiting for beside the front.

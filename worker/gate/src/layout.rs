@@ -59,6 +59,14 @@ impl Kind {
                 match folder {
                     "data" | "constants" if is_number(rest) => Self::Storage,
                     "traced_inputs" if is_number(rest) => Self::TracedStorage,
+                    // libtorch finds classes in any file of code, and an object's class in `__torch__` alone.
+                    "code"
+                        if rest != "__torch__.py"
+                            && rest != "__torch__.py.debug_pkl"
+                            && !rest.starts_with("__torch__/") =>
+                    {
+                        return None;
+                    }
                     "code" if rest.ends_with(".py") => Self::Code,
                     "code" if rest.ends_with(".py.debug_pkl") => Self::Debug,
                     "extra" => Self::Extra,

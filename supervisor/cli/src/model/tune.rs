@@ -7,9 +7,9 @@
 mod advice;
 mod trial;
 
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use casemate_ipc::convolution::{self, Convolution, Convolutions};
@@ -295,8 +295,9 @@ impl Subject {
         copy.freeze(None)?;
         let folder = &copy.folder;
         let (from, to) = (self.folder.join(MODEL), folder.join(MODEL));
-        let copied = fs::File::open(&from).and_then(|mut from| io::copy(&mut from, &mut create(&to)?));
-        copied.map_err(|cause| TuneError::Write { path: to, cause })?;
+        let copied = fs::File::open(&from).and_then(|mut from| io::copy(&mut from, &mut fs::File::create(&to)?));
+        let readable = copied.and_then(|_| fs::set_permissions(&to, fs::Permissions::from_mode(0o644)));
+        readable.map_err(|cause| TuneError::Write { path: to, cause })?;
         Ok(copy)
     }
 
@@ -317,17 +318,20 @@ impl Subject {
 
 /// Whole or not at all.
 fn replace(path: &Path, text: &[u8]) -> Result<(), TuneError> {
-    let new = path.with_extension("new");
-    let written = create(&new).and_then(|mut file| {
-        file.write_all(text)?;
-        file.sync_all()?;
-        fs::rename(&new, path)
-    });
-    written.map_err(|cause| TuneError::Write { path: path.to_owned(), cause })
+    put(path, text).map_err(|cause| TuneError::Write { path: path.to_owned(), cause })
 }
 
-fn create(path: &Path) -> io::Result<fs::File> {
-    OpenOptions::new().write(true).create(true).truncate(true).mode(0o644).open(path)
+/// Under a name that nobody can have put a link at, for whom the folder belongs to: the launcher of a store that is another
+/// user's must be able to read it, and root must not write where that user's link leads.
+fn put(path: &Path, text: &[u8]) -> io::Result<()> {
+    let folder = path.parent().ok_or(io::ErrorKind::NotFound)?;
+    let owner = fs::metadata(folder)?;
+    let mut new = tempfile::Builder::new().prefix(".model-").tempfile_in(folder)?;
+    new.write_all(text)?;
+    new.as_file().set_permissions(fs::Permissions::from_mode(0o644))?;
+    fchown(new.as_file(), Some(owner.uid()), Some(owner.gid()))?;
+    new.as_file().sync_all()?;
+    new.persist(path).map(drop).map_err(|error| error.error)
 }
 
 impl TuneError {

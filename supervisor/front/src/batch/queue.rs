@@ -118,6 +118,8 @@ impl Queue {
     /// The time until the next batch leaves says nothing of the model: its worker is gone.
     pub fn interrupted(&self) {
         self.lock().tempo.interrupted();
+        // Whoever was woken for a job may be the one that is gone.
+        self.arrived.notify_one();
     }
 
     /// Waits until a job has come since the last call.

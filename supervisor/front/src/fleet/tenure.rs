@@ -178,7 +178,7 @@ impl Tenure {
                 return self.drain().await;
             }
             let room = flight.has_room(together);
-            let overdue = flight.overdue(self.handle.queue.usual_run());
+            let overdue = flight.overdue(self.usual(declared));
             let vigil = flight.since().and_then(|since| self.vigil.until(since));
             let ebb = self.tides.due();
             tokio::select! {
@@ -266,6 +266,7 @@ impl Tenure {
                 if failure == Failure::Memory {
                     self.seat.violated(&Violation::memory(), "an allocation beyond the limit was refused; it goes on");
                 }
+                self.vigil.learn(running.since.elapsed());
                 self.tides.landed(running.slot, [running.bytes(), 0], Instant::now());
                 self.fail(running, &excuse::failed(failure));
                 answered();
@@ -289,6 +290,12 @@ impl Tenure {
             Ok(other) => Some(out_of_turn(&other)),
             Err(error) => Some(self.gone(error).await),
         }
+    }
+
+    /// What a run usually takes, as far as that may put off a kill: a worker that answers later and later would otherwise
+    /// put it off for ever.
+    fn usual(&self, declared: &Declared) -> Duration {
+        self.handle.queue.usual_run().min(Duration::from_millis(declared.deadline_ms) / 4)
     }
 
     async fn done(

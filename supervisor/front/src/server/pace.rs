@@ -134,6 +134,14 @@ impl Pace {
         }
     }
 
+    /// What is to be written is not written yet, whatever was flushed before.
+    fn writing(&self) {
+        let mut now = self.lock();
+        if now.0 == Phase::Idle {
+            *now = (Phase::Writing, Instant::now());
+        }
+    }
+
     fn written(&self) {
         let mut now = self.lock();
         if matches!(now.0, Phase::Writing | Phase::Idle) {
@@ -230,6 +238,7 @@ impl AsyncRead for Paced {
 
 impl AsyncWrite for Paced {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.pace.writing();
         let written = ready!(Pin::new(&mut self.tcp).poll_write(cx, buf))?;
         self.pace.written();
         Poll::Ready(Ok(written))
@@ -240,6 +249,7 @@ impl AsyncWrite for Paced {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.pace.writing();
         let written = ready!(Pin::new(&mut self.tcp).poll_write_vectored(cx, bufs))?;
         self.pace.written();
         Poll::Ready(Ok(written))

@@ -37,6 +37,11 @@ impl<'a> Machine<'a, '_> {
         let Some(Global::Class(name)) = self.globals.get(class) else { return Ok(()) };
         let Some(class) = around.classes.get(name).filter(|class| !class.sets_its_state()) else { return Ok(()) };
         let Some(Node::Dict(items)) = self.arena.node(state) else { return Ok(()) };
+        let declared = |(name, _): &(Value<'a>, Value<'a>)| matches!(name, Value::Text(name) if class.attributes.contains_key(*name));
+        if !items.iter().all(declared) {
+            // libtorch may know it all the same, under a spelling that is not read here.
+            return Err(Fault::new(PickleOpcode, "an attribute that its class does not declare".to_owned()));
+        }
         let typed = |(name, value): &(Value<'a>, Value<'a>)| {
             let Value::Text(name) = name else { return None };
             Some((class.attributes.get(*name).filter(|kind| matters(kind))?, *value))

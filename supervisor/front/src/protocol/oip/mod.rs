@@ -87,16 +87,15 @@ where
     intake.pipeline.knock(&target.model, target.version.as_ref(), patience)?;
     let taken = intake.take(request, patience).await.map_err(|refusal| intake.refused(refusal))?;
     let (visitor, body, trace) = (taken.visitor, taken.body, taken.trace);
-    let parsed = match binary::json_length(&taken.headers) {
-        Ok(json_length) => {
-            let Target { model, version } = target;
-            let envelope = Envelope { model, version, json_length, most: visitor.body_limit() };
-            // Whose JSON is short: the tensors behind it are not looked at.
-            let text = json_length.and_then(|length| usize::try_from(length).ok()).unwrap_or(body.len());
-            intake.desk.run_if(text > LONG, move || json::parse(envelope, &body)).await.unwrap_or_else(|| Err(broken()))
-        }
-        Err(refusal) => Err(refusal),
-    };
+    let json_length = binary::json_length(&taken.headers).map_err(|refusal| intake.refused(refusal))?;
+    let Target { model, version } = target;
+    let envelope = Envelope { model, version, json_length, most: visitor.body_limit() };
+    // Of the tensors behind a short JSON only BOOL is looked at, value by value.
+    let text = json_length.and_then(|length| usize::try_from(length).ok()).unwrap_or(body.len());
+    let long = text > LONG || body.len() > LARGE;
+    // The room for its bytes goes along: a client that hangs up gives it back when the desk is done with them.
+    let parsed = intake.desk.run_if(long, move || (json::parse(envelope, &body), visitor)).await;
+    let (parsed, visitor) = parsed.ok_or_else(|| intake.refused(broken()))?;
     let (request, wanted) = parsed.map_err(|refusal| intake.refused(refusal))?;
     trace.end(Stage::Parse);
     let answer = intake.pipeline.infer(visitor, request, &trace).await?;
@@ -119,6 +118,8 @@ where
 
 /// A text that takes longer than a millisecond or so would hold up everybody else's requests.
 const LONG: usize = 64 * 1024;
+/// The same for bytes that are looked at one by one.
+const LARGE: usize = 1 << 20;
 
 /// Where the time of a traced request went.
 const TIMING: HeaderName = HeaderName::from_static("server-timing");
