@@ -86,6 +86,8 @@ fn records_that_no_model_has_are_refused() {
         "m/bytecode.pkl",
         "m/handler.py",
         "m/code/lib.so",
+        // libtorch would find classes there that nothing here looks at.
+        "m/code/a.py",
         "m/requirements.txt",
         "m/data/00",
         "m/data/x",
@@ -111,12 +113,12 @@ fn bombs_are_refused_before_they_go_off() {
     // Small ones pass: code is often deflated.
     strict(&changed(|parts| parts[1].method = 8)).unwrap();
     let bomb = vec![b' '; 15 << 20];
-    refused(&changed(|parts| parts.push(deflated("m/code/b.py", bomb.clone()))), ArchiveSize);
-    refused(&changed(|parts| parts.push(deflated("m/code/b.py", vec![b'\n'; 20 << 20]))), ArchiveSize);
+    refused(&changed(|parts| parts.push(deflated("m/code/__torch__/b.py", bomb.clone()))), ArchiveSize);
+    refused(&changed(|parts| parts.push(deflated("m/code/__torch__/b.py", vec![b'\n'; 20 << 20]))), ArchiveSize);
     refused(&changed(|parts| parts[2] = deflated("m/data/0", vec![0; 1 << 20])), ArchiveStructure);
     // It says less than it holds.
     refused(
-        &changed(|parts| parts.push(Part { size: Some(10), ..deflated("m/code/b.py", vec![b'\n'; 100]) })),
+        &changed(|parts| parts.push(Part { size: Some(10), ..deflated("m/code/__torch__/b.py", vec![b'\n'; 100]) })),
         ArchiveStructure,
     );
 }
@@ -525,6 +527,21 @@ fn attributes_that_are_not_of_their_class_are_refused() {
         let why = refused(&model(kind, wrong), GateCode::PickleOpcode);
         assert!(why.contains("not of the type"), "{kind}: {why}");
     }
+}
+
+/// libtorch may know an attribute that is spelt in a way nobody reads here; its value would be of no type that was looked at.
+#[test]
+fn an_attribute_that_its_class_does_not_declare_is_refused() {
+    let model = |line: &str| {
+        let class =
+            format!("class M(Module):\n{line}  def forward(self: __torch__.M, x: Tensor) -> Tensor:\n    return x\n");
+        let mut parts = with(&class, &object(b"K\x01"));
+        parts.retain(|part| part.name != "m/data/0");
+        zip(&parts)
+    };
+    strict(&model("  w : int\n")).unwrap();
+    let why = refused(&model("  __annotations__[\"w\" \"\"] = int\n"), GateCode::PickleOpcode);
+    assert!(why.contains("does not declare"), "{why}");
 }
 
 /// What no key of the config can bring here is not said to be a key's business.
