@@ -78,6 +78,9 @@ def main(casemate: str, store: str) -> None:
             tensors = [f"--input={spec}" for spec in inputs] + [f"--output={spec}" for spec in outputs]
             command = [casemate, "model", "add", "--store", store, "--name", name, "--version", "1"]
             subprocess.run([*command, "--max-batch-size", "8", *tensors, path], check=True)
+    # The sizes of its convolutions; its runs are as large as they were.
+    tune = [casemate, "model", "tune", "--store", store, "--size", "224", "--max-batch-size", "8", "--max-threads", "1"]
+    subprocess.run([*tune, "--write", "resnet18"], check=True)
 
 
 if __name__ == "__main__":

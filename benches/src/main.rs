@@ -9,6 +9,8 @@
 #![expect(clippy::print_stdout, reason = "a bench's work is to print")]
 
 mod code;
+mod crossing;
+mod doorbells;
 mod echo;
 mod faults;
 mod feature;
@@ -20,6 +22,7 @@ mod measure;
 mod memory;
 mod model;
 mod models;
+mod neighbour;
 mod peer;
 mod stages;
 mod start;
@@ -42,12 +45,14 @@ struct Bench {
 
 const BENCHES: &[Bench] = &[
     Bench { name: "trip", what: "the tiny model against an echo, 1 to 64 connections", run: trip::run },
+    Bench { name: "doorbells", what: "ways to wake somebody and be woken", run: doorbells::run },
     Bench { name: "models", what: "MiniLM and resnet18 against the model in process", run: models::run },
     Bench { name: "code", what: "run-time code refused, against allowed", run: code::run },
     Bench { name: "start", what: "cold start of the digits model", run: start::run },
     Bench { name: "memory", what: "three models, a hundred, four instances", run: memory::run },
     Bench { name: "killed", what: "a worker killed under load, and its neighbour", run: faults::killed },
     Bench { name: "looping", what: "a model that loops for ever, and its neighbour", run: faults::looping },
+    Bench { name: "neighbour", what: "hostile models, and their neighbour", run: neighbour::run },
     Bench { name: "layers", what: "the price of each layer of the cage", run: layers::run },
     Bench { name: "stages", what: "instructions of the stages that are ours", run: stages::run },
     Bench { name: "jail", what: "a jail until its program runs", run: jail::run },
@@ -83,7 +88,7 @@ fn fail(error: &dyn Error) -> ExitCode {
 }
 
 fn usage() -> String {
-    let list: Vec<String> = BENCHES.iter().map(|bench| format!("  {:8} {}", bench.name, bench.what)).collect();
+    let list: Vec<String> = BENCHES.iter().map(|bench| format!("  {:9} {}", bench.name, bench.what)).collect();
     format!("usage: casemate-bench [--json FILE] [--peer torchserve] [NAME…]\n{}", list.join("\n"))
 }
 

@@ -11,7 +11,7 @@ use crate::measure::closed;
 use crate::model::Model;
 use crate::usage;
 
-/// Triton's with the same three models, one worker each: `shared/reference/peers.md`.
+/// Triton's with the same three models, one worker each, on another machine of two cores: MiB.
 const TRITON: f64 = 324.0;
 
 /// How many digits models.

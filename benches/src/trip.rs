@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use casemate_tests::casemate::{Casemate, Setup};
 
+use crate::crossing::Crossing;
 use crate::echo::Echo;
 use crate::figure::Figure;
-use crate::measure::{Measured, Target, in_turns};
+use crate::floor::Floor;
+use crate::measure::{Measured, Target, in_turns, median};
 use crate::model::Model;
 
 /// Most rows in a run.
@@ -28,8 +30,36 @@ pub(crate) fn run() -> Result<Vec<Figure>, Box<dyn Error>> {
         let found = in_turns(&[&ours, &echo.1], connections, TURN, ROUNDS)?;
         let [ours, echo] = found.as_slice() else { return Err("two targets".into()) };
         figures.extend(compare(connections, *ours, *echo));
+        if connections == 1 {
+            figures.extend(above_the_floor(&tiny, ours.p50, echo.p50)?);
+        }
     }
     Ok(figures)
+}
+
+/// What a trip can be at best: the echo's, and the model's own run. That run is measured back to back in one process, which is
+/// the floor of a server that isolates nothing, and in another process that is asked by a packet, which is the floor of one
+/// that does. Neither has a cage.
+fn above_the_floor(tiny: &Model, ours: Duration, echo: Duration) -> Result<Vec<Figure>, Box<dyn Error>> {
+    let (mut inside, apart) = (Floor::start(tiny, 1)?, Crossing::start(tiny)?);
+    let (mut runs, mut crossings) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        runs.push(inside.turn(TURN)?.p50.as_secs_f64());
+        crossings.push(apart.turn(TURN)?.as_secs_f64());
+    }
+    let [run, crossing] = [median(runs), median(crossings)].map(Duration::from_secs_f64);
+    let ratio = |floor: Duration| ours.as_secs_f64() / floor.as_secs_f64();
+    Ok(vec![
+        Figure::micros("tiny: p50 of a run, model in process", run),
+        Figure::micros("tiny: p50 of a packet to the model in another process and back", crossing),
+        Figure::new(
+            "tiny, floor of one process: echo and run over the echo's",
+            (echo + run).div_duration_f64(echo),
+            "ratio",
+        ),
+        Figure::new("tiny, 1 connection: p50 over the floor of one process", ratio(echo + run), "ratio"),
+        Figure::new("tiny, 1 connection: p50 over the floor of two processes", ratio(echo + crossing), "ratio"),
+    ])
 }
 
 /// An echo that answers as many bytes as the server does, and what the server is asked.

@@ -1,6 +1,9 @@
 //! `casemate-bench-floor FOLDER ROWS THREADS refused|allowed`: the floor. The worker's own engine runs one model in this
 //! process, without a cage and without a trip. Each line of its standard input is a number of milliseconds; so long it runs,
 //! and answers with the number of runs, their whole time and their median, in nanoseconds.
+//!
+//! With the word `packets` at the end its standard input is a packet socket: every packet is one run, and one packet back. So
+//! a model costs that is in another process than who asks it, and nothing else.
 
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, reason = "it answers there")]
@@ -8,6 +11,8 @@
 use std::error::Error;
 use std::fs;
 use std::io::stdin;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -24,10 +29,15 @@ use nix::sys::signal::Signal;
 
 const SLOT: u64 = 64 << 20;
 
+/// Most bytes of a packet.
+const PACKET: usize = 256;
+
 fn main() -> Result<(), Box<dyn Error>> {
     set_pdeathsig(Signal::SIGKILL)?;
     let words: Vec<String> = std::env::args().skip(1).collect();
-    let [folder, rows, threads, code] = words.as_slice() else { return Err("FOLDER ROWS THREADS CODE".into()) };
+    let ([folder, rows, threads, code, rest @ ..], true) = (words.as_slice(), words.len() < 6) else {
+        return Err("FOLDER ROWS THREADS refused|allowed [packets]".into());
+    };
     let code = if code == "allowed" { RunTimeCode::Allowed } else { RunTimeCode::Refused };
     let (folder, rows) = (Path::new(folder), rows.parse()?);
     let manifest = Manifest::parse(&fs::read_to_string(folder.join("model.toml"))?)?;
@@ -51,6 +61,12 @@ fn main() -> Result<(), Box<dyn Error>> {
         placed.push(slot.place(spec.dtype, shape, &[&bytes])?);
     }
     println!("ready");
+    if let [how] = rest {
+        return match how.as_str() {
+            "packets" => answer(&mut *engine, (&signature, &placed), (&reader, &writer)),
+            _ => Err(format!("{how}: only `packets`").into()),
+        };
+    }
     for line in stdin().lines() {
         let lasts = Duration::from_millis(line?.trim().parse()?);
         let mut times = run(&mut *engine, (&signature, &placed), (&reader, &writer), lasts)?;
@@ -59,6 +75,35 @@ fn main() -> Result<(), Box<dyn Error>> {
         let median = times.get(times.len() / 2).copied().unwrap_or_default();
         println!("{} {} {}", times.len(), whole.as_nanos(), median.as_nanos());
     }
+    Ok(())
+}
+
+/// One run for each packet, until whoever asks is gone.
+fn answer(
+    engine: &mut dyn Engine,
+    (signature, placed): (&ModelSignature, &[Placed]),
+    (reader, writer): (&Reader, &Writer),
+) -> Result<(), Box<dyn Error>> {
+    let socket = UnixDatagram::from(stdin().as_fd().try_clone_to_owned()?);
+    let mut packet = [0; PACKET];
+    while let Ok(length) = socket.recv(&mut packet) {
+        let asked = packet.get(..length).filter(|asked| !asked.is_empty());
+        let Some(asked) = asked else { break };
+        once(engine, (signature, placed), (reader, writer))?;
+        socket.send(asked)?;
+    }
+    Ok(())
+}
+
+fn once(
+    engine: &mut dyn Engine,
+    (signature, placed): (&ModelSignature, &[Placed]),
+    (reader, writer): (&Reader, &Writer),
+) -> Result<(), Box<dyn Error>> {
+    let batch = Batch::new(signature, reader, 0, placed)?;
+    let mut answer = Answer::new(signature, true, &batch, writer, 0, SLOT)?;
+    engine.run(&batch, &mut answer)?;
+    answer.finish()?;
     Ok(())
 }
 
@@ -71,10 +116,7 @@ fn run(
     let (end, mut times) = (Instant::now() + lasts, Vec::new());
     while Instant::now() < end {
         let begun = Instant::now();
-        let batch = Batch::new(signature, reader, 0, placed)?;
-        let mut answer = Answer::new(signature, true, &batch, writer, 0, SLOT)?;
-        engine.run(&batch, &mut answer)?;
-        answer.finish()?;
+        once(engine, (signature, placed), (reader, writer))?;
         times.push(begun.elapsed());
     }
     Ok(times)
