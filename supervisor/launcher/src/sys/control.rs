@@ -8,9 +8,19 @@ use nix::unistd::Pid;
 /// What a program can leak by, where the CPU does it: reading before an older store is known, and following a branch that
 /// somebody else has trained. Only x86 has a control for the second one; other CPUs are barred by the kernel's own entry.
 #[cfg(target_arch = "x86_64")]
-const MISFEATURES: [c_ulong; 2] = [libc::PR_SPEC_STORE_BYPASS as c_ulong, libc::PR_SPEC_INDIRECT_BRANCH as c_ulong];
+const MISFEATURES: &[c_ulong] = &[STORE_BYPASS, INDIRECT_BRANCH];
 #[cfg(not(target_arch = "x86_64"))]
-const MISFEATURES: [c_ulong; 1] = [libc::PR_SPEC_STORE_BYPASS as c_ulong];
+const MISFEATURES: &[c_ulong] = &[STORE_BYPASS];
+
+// `linux/prctl.h`; libc has them for x86-64 only.
+const PR_GET_SPECULATION_CTRL: c_int = 52;
+const PR_SET_SPECULATION_CTRL: c_int = 53;
+const STORE_BYPASS: c_ulong = 0;
+#[cfg(target_arch = "x86_64")]
+const INDIRECT_BRANCH: c_ulong = 1;
+const CAN_BE_SET: c_ulong = 1;
+const IS_ON: c_ulong = 1 << 1;
+const FORCE_OFF: c_ulong = 1 << 3;
 
 const CREATE: c_ulong = 1;
 const GET: c_ulong = 0;
@@ -18,13 +28,11 @@ const PR_SCHED_CORE: c_int = 62;
 
 /// Turns it off for this process and all that it becomes, for good.
 pub fn forbid_speculation() -> nix::Result<()> {
-    for misfeature in MISFEATURES {
-        let state = c_ulong::from(ask(libc::PR_GET_SPECULATION_CTRL, misfeature, 0)?.cast_unsigned());
-        let can_be_set = state & c_ulong::from(libc::PR_SPEC_PRCTL) != 0;
-        let is_on = state & c_ulong::from(libc::PR_SPEC_ENABLE) != 0;
-        if can_be_set {
-            ask(libc::PR_SET_SPECULATION_CTRL, misfeature, c_ulong::from(libc::PR_SPEC_FORCE_DISABLE))?;
-        } else if is_on {
+    for &misfeature in MISFEATURES {
+        let state = c_ulong::from(ask(PR_GET_SPECULATION_CTRL, misfeature, 0)?.cast_unsigned());
+        if state & CAN_BE_SET != 0 {
+            ask(PR_SET_SPECULATION_CTRL, misfeature, FORCE_OFF)?;
+        } else if state & IS_ON != 0 {
             // The kernel was told to leave it on for everybody.
             return Err(Errno::EPERM);
         }
