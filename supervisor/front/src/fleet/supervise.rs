@@ -254,5 +254,5 @@ async fn appoint(
 }
 
 fn excused(handle: &ModelHandle, layer: Layer) -> bool {
-    layer.excused_by(&handle.status().waived)
+    handle.read(|status| layer.excused_by(&status.waived))
 }

@@ -221,6 +221,7 @@ impl Tenure {
                 tally.given(flight.len());
                 None
             }
+            Err(NotGiven::Late) => None,
             Err(NotGiven::Link(error, jobs)) => {
                 for job in jobs.into_iter().rev() {
                     self.handle.queue.push_front(job);
@@ -317,8 +318,10 @@ impl Tenure {
         self.tides.landed(running.slot, [running.bytes(), answer], Instant::now());
         self.handle.served.ran(running.rows.unwrap_or(1), ran);
         running.jobs.iter().for_each(|job| job.trace().ran(ran));
-        match self.link.take(running.slot, placed, declared, running.rows).await {
-            Ok(outputs) => match split::split(&running.jobs, &outputs) {
+        match self.link.take(running.slot, placed, declared, running.rows, running.deadline()).await {
+            // All of them were late before a desk was free, and have been told by their own clocks.
+            Ok(None) => {}
+            Ok(Some(outputs)) => match split::split(&running.jobs, &outputs) {
                 Some(parts) => {
                     for (job, part) in running.jobs.into_iter().zip(parts) {
                         job.answer(Ok(part));
