@@ -143,6 +143,19 @@ impl Flight {
         self.running.len()
     }
 
+    /// Takes a slot out of those that are free, for somebody who is not a batch; false where it is not one of them.
+    pub fn reserve(&mut self, slot: u32) -> bool {
+        let place = self.free.iter().position(|free| *free == slot);
+        place.is_some_and(|place| self.free.remove(place) == slot)
+    }
+
+    /// Puts back what was [reserved](Self::reserve).
+    pub fn give_back(&mut self, slot: u32) {
+        if !self.is_free(slot) {
+            self.free.push(slot);
+        }
+    }
+
     /// Whether nobody reads or writes a slot.
     pub fn is_free(&self, slot: u32) -> bool {
         self.free.contains(&slot)

@@ -193,7 +193,11 @@ impl Tenure {
                 () = too_long.ring(overdue) => return End::Lost(Cause::deadline("no answer at the request's deadline")),
                 () = self.handle.queue.arrival(), if room => {}
                 () = together_by.ring(company) => {}
-                () = ebbs.ring(ebb) => self.tides.ebb(|slot| flight.is_free(slot), Instant::now()),
+                () = ebbs.ring(ebb) => self.tides.ebb(flight, Instant::now()),
+                slot = self.tides.ebbed() => {
+                    flight.give_back(slot);
+                    self.tides.ebb(flight, Instant::now());
+                }
                 _ = stop.changed() => {}
                 () = pings.due(), if flight.is_empty() => {
                     if !pings.ask(&self.link) {
