@@ -12,13 +12,14 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
+use casemate_config::model::ModelConfig;
 use casemate_ipc::convolution::{self, Convolution, Convolutions};
 use casemate_ipc::id::{ModelName, Version};
 use casemate_manifest::{Batching, Manifest, ManifestError};
 use thiserror::Error;
 
 use self::advice::{Advice, Figure};
-use self::trial::{Trial, TrialError};
+use self::trial::{Operator, Trial, TrialError};
 use crate::escape::short;
 use crate::exit::Exit;
 use crate::model::entry::MODEL;
@@ -39,7 +40,7 @@ pub(crate) struct Args {
     /// Its version; the newest where nothing is said
     #[arg(long)]
     version: Option<Version>,
-    /// The config whose limits the model gets; the defaults where nothing is said
+    /// The config whose limits the model gets, and what it says of this model; the defaults where nothing is said
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Most rows in one run that are tried
@@ -116,12 +117,14 @@ pub(crate) fn run(args: &Args, screen: &mut Screen) -> Result<(), TuneError> {
     let stop = Stop::watch().map_err(TuneError::Signals)?;
     let subject = Subject::find(&args.store, &args.name, args.version.as_ref())?;
     let batched = subject.manifest.signature().is_ok_and(|signature| signature.is_batched());
-    let most = if batched { args.max_batch_size } else { 1 };
     let scratch = Scratch::new()?;
+    let operator = Operator { name: args.name.clone(), path: args.config.clone() };
+    let ModelConfig { caps, cores, instances, .. } = operator.settings(&scratch)?;
+    let most = if batched { args.max_batch_size.min(caps.batch_size) } else { 1 };
     let mut copy = subject.copy(&scratch, most)?;
     let trial = |threads, screen: &mut Screen| {
         screen.passing(format_args!("starting a server, {threads} threads for one operation"));
-        Trial::start(&launcher, &scratch, args.config.as_deref(), &subject.manifest, threads, &stop)
+        Trial::start(&launcher, &scratch, &operator, &subject.manifest, threads, &stop)
     };
 
     // As it is, and frozen: what its answers are to stay near to, and whether freezing pays.
@@ -156,9 +159,8 @@ pub(crate) fn run(args: &Args, screen: &mut Screen) -> Result<(), TuneError> {
 
     let mut apart: f64 = 0.0;
     let mut list = convolutions;
-    let cpus = std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1));
-    let threads = std::iter::successors(Some(1), |n| Some(n * 2));
-    for threads in threads.take_while(|n| *n <= args.max_threads.unwrap_or(cpus)) {
+    let most_threads = args.max_threads.unwrap_or_else(|| threads_at_once(&cores, instances));
+    for threads in std::iter::successors(Some(1), |n| Some(n * 2)).take_while(|n| *n <= most_threads) {
         // With more threads oneDNN pays for more of them, so each setting may add to the list; its own run is strict then.
         if threads > 1 {
             copy.shapes(&list)?;
@@ -194,6 +196,13 @@ pub(crate) fn run(args: &Args, screen: &mut Screen) -> Result<(), TuneError> {
     }
     let freeze = freezing.pays().then_some(args.tolerance);
     if args.write { write(screen, &subject, &list, &advice, freeze) } else { Ok(()) }
+}
+
+/// Threads of one instance that can run at once where the operator lets its worker run.
+fn threads_at_once(cores: &[u32], instances: u32) -> u32 {
+    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let cpus = if cores.is_empty() { cpus } else { (cores.len() / instances.max(1) as usize).clamp(1, cpus) };
+    u32::try_from(cpus).unwrap_or(1)
 }
 
 /// Seconds for one row, as the model is and frozen.

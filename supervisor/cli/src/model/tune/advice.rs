@@ -22,8 +22,8 @@ pub(super) struct Advice {
     pub(super) rows: u32,
 }
 
-/// What a second thread must bring, at the least: it is a core that another worker does not have.
-const THREADS_PAY: f64 = 1.5;
+/// What twice the threads must bring, at the least: they are CPUs that a neighbour does not have.
+const THREADS_PAY: f64 = 1.1;
 /// How near to the best throughput a smaller batch must be to be preferred: everybody in a batch waits for all of it.
 const NEAR: f64 = 0.95;
 
@@ -36,7 +36,7 @@ impl Advice {
         let alone = |threads: u32| best(threads).iter().find(|one| one.rows == 1).map(|one| one.seconds);
         let mut threads = 1;
         while let (Some(now), Some(twice)) = (alone(threads), alone(threads * 2)) {
-            if now < twice * THREADS_PAY {
+            if now <= twice * THREADS_PAY {
                 break;
             }
             threads *= 2;
@@ -60,7 +60,7 @@ mod tests {
     #[test]
     fn a_thread_and_a_row_must_pay() {
         let off = [figure(1, false, 1, 60.0), figure(1, false, 2, 120.0)];
-        let flat = [figure(1, true, 1, 40.0), figure(1, true, 2, 79.0), figure(2, true, 1, 30.0)];
+        let flat = [figure(1, true, 1, 40.0), figure(1, true, 2, 79.0), figure(2, true, 1, 37.0)];
         assert_eq!(Advice::of(&[&off[..], &flat].concat()), Advice { threads: 1, rows: 1 });
         let steep =
             [figure(1, true, 1, 40.0), figure(2, true, 1, 22.0), figure(2, true, 2, 25.0), figure(2, true, 4, 49.0)];
