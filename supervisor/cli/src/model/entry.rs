@@ -71,7 +71,7 @@ impl Declaration {
     pub(crate) fn manifest(&self, sha256: [u8; 32]) -> Result<Manifest, ManifestError> {
         let Self { inputs, outputs, batching, limits } = self.clone();
         let manifest =
-            Manifest { format: Format::Torchscript, sha256, inputs, outputs, batching, limits, freeze: None };
+            Manifest { format: Format::Torchscript, sha256, inputs, outputs, batching, limits, freeze: None, threads: None };
         Manifest::parse(&manifest.to_toml()?)
     }
 }

@@ -55,7 +55,7 @@ pub(crate) struct Args {
     /// How far answers may be apart, relative to the largest number in them
     #[arg(long, value_name = "X", default_value_t = 0.001)]
     tolerance: f64,
-    /// Write what was found: `model.shapes`; the batch size and whether to freeze into the manifest
+    /// Write what was found: `model.shapes`; the batch size, the threads that pay and whether to freeze into the manifest
     #[arg(long)]
     write: bool,
 }
@@ -103,7 +103,7 @@ Examples:
 
 const NOTES: &str = "\
 Without --write nothing of the store is changed. `model.shapes` lists numbers alone, and is bound to the model by its digest; \
-remove it to be without. The number of threads is the operator's: the line for the config is printed, and not written.";
+remove it to be without. The number of threads is the operator's to give: into the manifest goes what pays, and the line for the config is printed.";
 
 /// One model in a store, as it lies there.
 #[derive(Debug)]
@@ -246,7 +246,8 @@ fn show(screen: &mut Screen, subject: &Subject, list: &[Convolution], all: &[Fig
     }
     let batch = subject.manifest.batching.max_batch_size;
     screen.line(format_args!("batching.max_batch_size = {}    in the manifest, now {batch}", advice.rows));
-    screen.line(format_args!("threads = {}    for the config, under [models.NAME]", advice.threads));
+    screen.line(format_args!("engine.threads = {}    in the manifest, as what pays", advice.threads));
+    screen.line(format_args!("threads = {}    for the config, under [models.NAME], which alone gives them", advice.threads));
 }
 
 fn write(
@@ -262,7 +263,7 @@ fn write(
         wrote.push(convolution::FILE);
     }
     let batching = Batching { max_batch_size: advice.rows, ..subject.manifest.batching };
-    let manifest = Manifest { batching, freeze, ..subject.manifest.clone() };
+    let manifest = Manifest { batching, freeze, threads: Some(advice.threads), ..subject.manifest.clone() };
     if manifest != subject.manifest {
         let path = subject.folder.join(casemate_manifest::FILE);
         let text = manifest.to_toml().map_err(|cause| TuneError::Manifest { path: path.clone(), cause })?;
