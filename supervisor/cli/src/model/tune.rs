@@ -130,13 +130,12 @@ pub(crate) fn run(args: &Args, screen: &mut Screen) -> Result<(), TuneError> {
     // As it is, and frozen: what its answers are to stay near to, and whether freezing pays.
     let mut plain = trial(1, screen)?;
     let answers = args.sizes.iter().map(|size| plain.ask(1, *size)).collect::<Result<Vec<_>, _>>()?;
-    let before = plain.measure(1, args.sizes[0])?;
-    plain.stop();
     copy.freeze(Some(args.tolerance))?;
     let mut frozen = trial(1, screen)?;
-    let freezing = Freezing { before, after: frozen.measure(1, args.sizes[0])? };
+    let freezing = plain.against(&mut frozen, args.sizes[0])?;
+    plain.stop();
     frozen.stop();
-    if !freezing.pays() {
+    if !freezing.freezing_pays() {
         copy.freeze(None)?;
     }
 
@@ -155,7 +154,8 @@ pub(crate) fn run(args: &Args, screen: &mut Screen) -> Result<(), TuneError> {
         Ok(figures)
     };
     let mut all = figures(&mut first, 1, false, screen)?;
-    first.stop();
+    // The one with the threads that pay so far.
+    let mut best = (1, first);
 
     let mut apart: f64 = 0.0;
     let mut list = convolutions;
@@ -180,21 +180,27 @@ pub(crate) fn run(args: &Args, screen: &mut Screen) -> Result<(), TuneError> {
             apart = apart.max(trial::apart(before, &known.ask(1, *size)?));
         }
         all.extend(figures(&mut known, threads, !list.is_empty(), screen)?);
-        known.stop();
+        screen.passing(format_args!("{} threads and {threads} in turns", best.0));
+        if threads > 1 && !best.1.against(&mut known, args.sizes[0])?.threads_pay() {
+            known.stop();
+            break;
+        }
+        std::mem::replace(&mut best, (threads, known)).1.stop();
     }
     screen.passing("");
-    let advice = Advice::of(&all);
+    best.1.stop();
+    let advice = Advice::of(&all, best.0);
     show(screen, &subject, &list, &all, &advice, apart);
     screen.line(format_args!(
         "engine.freeze = {}    in the manifest: {:.2} ms for a row, and {:.2} as it is",
-        freezing.pays(),
-        freezing.after * 1e3,
-        freezing.before * 1e3,
+        freezing.freezing_pays(),
+        freezing.seconds().1 * 1e3,
+        freezing.seconds().0 * 1e3,
     ));
     if apart > args.tolerance {
         return Err(TuneError::Apart { apart, tolerance: args.tolerance });
     }
-    let freeze = freezing.pays().then_some(args.tolerance);
+    let freeze = freezing.freezing_pays().then_some(args.tolerance);
     if args.write { write(screen, &subject, &list, &advice, freeze) } else { Ok(()) }
 }
 
@@ -203,21 +209,6 @@ fn threads_at_once(cores: &[u32], instances: u32) -> u32 {
     let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let cpus = if cores.is_empty() { cpus } else { (cores.len() / instances.max(1) as usize).clamp(1, cpus) };
     u32::try_from(cpus).unwrap_or(1)
-}
-
-/// Seconds for one row, as the model is and frozen.
-#[derive(Debug, Clone, Copy)]
-struct Freezing {
-    before: f64,
-    after: f64,
-}
-
-impl Freezing {
-    /// Whether it brings more than chance does.
-    fn pays(self) -> bool {
-        const GAIN: f64 = 0.95;
-        self.after < self.before * GAIN
-    }
 }
 
 fn merge(list: &mut Vec<Convolution>, more: Vec<Convolution>) {
@@ -247,7 +238,10 @@ fn show(screen: &mut Screen, subject: &Subject, list: &[Convolution], all: &[Fig
     let batch = subject.manifest.batching.max_batch_size;
     screen.line(format_args!("batching.max_batch_size = {}    in the manifest, now {batch}", advice.rows));
     screen.line(format_args!("engine.threads = {}    in the manifest, as what pays", advice.threads));
-    screen.line(format_args!("threads = {}    for the config, under [models.NAME], which alone gives them", advice.threads));
+    screen.line(format_args!(
+        "threads = {}    for the config, under [models.NAME], which alone gives them",
+        advice.threads
+    ));
 }
 
 fn write(

@@ -18,6 +18,7 @@ use toml::{Table, Value};
 use ureq::http::Response;
 use ureq::{Agent, Body};
 
+use super::advice::Duel;
 use crate::demo::server::{Server, ServerError};
 use crate::escape::short;
 use crate::scratch::{Scratch, ScratchError, waived_by_default};
@@ -78,6 +79,9 @@ const MAX_ANSWER: u64 = 256 << 20;
 /// One setting is measured so long, and so often at the least.
 const LONG: Duration = Duration::from_millis(1500);
 const LEAST: usize = 5;
+/// Two settings are asked in turns, each so long, so often.
+const SHORT: Duration = Duration::from_millis(200);
+const ROUNDS: usize = 7;
 
 #[derive(Debug, Deserialize)]
 struct Status {
@@ -165,14 +169,28 @@ impl Trial {
     pub(super) fn measure(&mut self, rows: u32, size: u64) -> Result<f64, TrialError> {
         let request = self.request(rows, size, true);
         self.send(&request)?;
+        self.median(&request, LONG, LEAST)
+    }
+
+    /// How much faster another one answers one row, in turns with this one: what else the machine does changes meanwhile.
+    pub(super) fn against(&mut self, other: &mut Self, size: u64) -> Result<Duel, TrialError> {
+        let request = self.request(1, size, true);
+        let mut rounds = Vec::new();
+        for _ in 0..ROUNDS {
+            rounds.push((self.median(&request, SHORT, 1)?, other.median(&request, SHORT, 1)?));
+        }
+        Ok(Duel { rounds })
+    }
+
+    fn median(&mut self, request: &(usize, Vec<u8>), long: Duration, least: usize) -> Result<f64, TrialError> {
         let mut times = Vec::new();
         let begun = Instant::now();
-        while times.len() < LEAST || begun.elapsed() < LONG {
+        while times.len() < least || begun.elapsed() < long {
             if self.stop.asked() {
                 return Err(TrialError::Interrupted);
             }
             let asked = Instant::now();
-            self.send(&request)?;
+            self.send(request)?;
             times.push(asked.elapsed().as_secs_f64());
         }
         times.sort_by(f64::total_cmp);

@@ -109,7 +109,8 @@ where
     let rendered = if json::text_length(&answer, &wanted) > LONG {
         let id = answer.model.clone();
         let work = move || json::render(&answer, &wanted);
-        intake.pipeline.at_desk((&id.name, Some(&id.version)), clock, work).await?
+        let done = intake.pipeline.at_desk((&id.name, Some(&id.version)), clock, work).await;
+        done.map_err(|refusal| intake.refused(refusal))?
     } else {
         json::render(&answer, &wanted)
     };
