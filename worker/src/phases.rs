@@ -76,6 +76,13 @@ fn live(front: &'static ToFront, estate: Estate, warmth: Warmth) -> Result<i32, 
     if warmed.is_some_and(|sha256| sha256 != verified.declared.sha256) {
         engine::forget();
     }
+    if let Some(pays) = verified.threads.filter(|pays| *pays != grant.threads) {
+        // Its threads run already: none starts or ends behind the last filter.
+        let has = grant.threads;
+        let said =
+            format!("engine.threads: {pays} threads for one operation pay; it has {has} (models.NAME.threads)\n");
+        shim::log(2, said.as_bytes());
+    }
     let declared = &verified.declared;
     tell(front, Step::Verify, &FromWorker::Verified { declared: declared.clone(), inside })?;
 

@@ -1,4 +1,5 @@
-//! A manifest that asks for freezing gets the same answers, or the model as it is.
+//! What a manifest asks of the engine: freezing, which gives the same answers or leaves the model as it is; and threads, which
+//! are the operator's to give.
 
 #![allow(clippy::cloned_ref_to_slice_refs, reason = "a list of inputs reads as one")]
 
@@ -43,4 +44,14 @@ fn a_model_that_answers_otherwise_is_left_as_it_is() {
     let said = cell.log();
     assert!(said.contains("not frozen: its answers are"), "{said}");
     cell.run(&[f32s(&[2, 4], &ROWS)]);
+}
+
+#[test]
+fn threads_are_a_wish_and_the_log_says_where_it_is_not_met() {
+    let said = |engine: &str| birth("torch.relu(x)", engine).ready().log();
+    let wish = "engine.threads: 3 threads for one operation pay; it has 1 (models.NAME.threads)";
+    assert!(said("[engine]\nthreads = 3\n").contains(wish));
+    for met in ["", "[engine]\nthreads = 1\n"] {
+        assert!(!said(met).contains("engine.threads"), "{met:?}");
+    }
 }

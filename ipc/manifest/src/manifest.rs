@@ -25,6 +25,9 @@ pub struct Manifest {
     /// Whether its weights are folded into its code when it is loaded: as far as its answers may be from those before,
     /// relative to the largest number in them. Where they are further, it is left as it is.
     pub freeze: Option<f64>,
+    /// Threads that one operation of it pays for, where that was measured. A wish: how many it has is the operator's word,
+    /// since its threads start before anything of a model is read, and a team cannot shrink behind the last filter.
+    pub threads: Option<u32>,
 }
 
 /// The engine's file format.
@@ -107,6 +110,9 @@ pub enum ManifestError {
     Write(#[from] toml::ser::Error),
 }
 
+/// Most threads for one operation that a manifest can wish for: as many as a worker may be given.
+const MAX_THREADS: u64 = 256;
+
 impl Manifest {
     /// Reads a manifest's text.
     pub fn parse(text: &str) -> Result<Self, ManifestError> {
@@ -132,7 +138,11 @@ impl Manifest {
                 max_batch_delay_us: self.batching.max_batch_delay_us,
             },
             limits: RawLimits { deadline_ms: self.limits.deadline_ms },
-            engine: self.freeze.map_or_else(RawEngine::default, |tolerance| RawEngine { freeze: true, tolerance }),
+            engine: RawEngine {
+                freeze: self.freeze.is_some(),
+                tolerance: self.freeze.unwrap_or(RawEngine::default().tolerance),
+                threads: self.threads,
+            },
         };
         Ok(toml::to_string(&raw)?)
     }
@@ -162,10 +172,12 @@ impl Manifest {
             },
             limits: Limits { deadline_ms: raw.limits.deadline_ms },
             freeze: raw.engine.freeze.then_some(raw.engine.tolerance),
+            threads: raw.engine.threads,
         };
         let signature = manifest.signature()?;
         bounds("batching.max_batch_size", manifest.batching.max_batch_size.into(), 1, MAX_BATCH_SIZE.into())?;
         bounds("batching.max_batch_delay_us", manifest.batching.max_batch_delay_us, 0, MAX_BATCH_DELAY_US)?;
+        bounds("engine.threads", manifest.threads.unwrap_or(1).into(), 1, MAX_THREADS)?;
         bounds("limits.deadline_ms", manifest.limits.deadline_ms, 1, MAX_DEADLINE_MS)?;
         // Written so that NaN is refused too.
         if !(0.0..=1.0).contains(&raw.engine.tolerance) {
@@ -227,6 +239,9 @@ mod tests {
         assert_eq!(manifest.freeze, None);
         assert!(!manifest.to_toml().unwrap().contains("engine"));
         let frozen = Manifest::parse(&format!("{}[engine]\nfreeze = true\n", good())).unwrap();
+        let threads = Manifest::parse(&format!("{}[engine]\nthreads = 2\n", good())).unwrap();
+        assert_eq!((threads.threads, threads.freeze), (Some(2), None));
+        assert_eq!(Manifest::parse(&threads.to_toml().unwrap()).unwrap(), threads);
         assert_eq!((frozen.freeze, Manifest::parse(&frozen.to_toml().unwrap()).unwrap()), (Some(0.001), frozen));
     }
 
@@ -247,6 +262,8 @@ mod tests {
             ("[limits]", "[engine]\ntolerance = nan\n[limits]"),
             ("[limits]", "[engine]\ntolerance = 2.0\n[limits]"),
             ("[limits]", "[engine]\nfreezes = true\n[limits]"),
+            ("[limits]", "[engine]\nthreads = 0\n[limits]"),
+            ("[limits]", "[engine]\nthreads = 257\n[limits]"),
         ];
         for (from, to) in spoil {
             let text = good().replacen(from, to, 1);

@@ -79,17 +79,20 @@ pub struct RawEngine {
     pub freeze: bool,
     /// How far its answers may be from those before.
     pub tolerance: f64,
+    /// Threads that one operation of it pays for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub threads: Option<u32>,
 }
 
 impl RawEngine {
     fn is_nothing(&self) -> bool {
-        !self.freeze
+        !self.freeze && self.threads.is_none()
     }
 }
 
 impl Default for RawEngine {
     fn default() -> Self {
-        Self { freeze: false, tolerance: 0.001 }
+        Self { freeze: false, tolerance: 0.001, threads: None }
     }
 }
 

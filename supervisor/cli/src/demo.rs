@@ -213,7 +213,7 @@ fn wait<T>(
 }
 
 fn fill(store: &Path) -> Result<Manifest, DemoError> {
-    let Manifest { format: _, sha256, inputs, outputs, batching, limits, freeze: _ } =
+    let Manifest { format: _, sha256, inputs, outputs, batching, limits, freeze: _, threads: _ } =
         Manifest::parse(MANIFEST).map_err(DemoError::Manifest)?;
     let declaration = Declaration { inputs, outputs, batching, limits };
     let name = NAME.parse().map_err(|_| DemoError::Digest)?;

@@ -82,6 +82,7 @@ impl Scratch {
             batching: Batching { max_batch_size: 1, max_batch_delay_us: 0 },
             limits: Limits { deadline_ms: DEADLINE_MS },
             freeze: None,
+            threads: None,
         };
         put(&folder.join("model.pt"), script.as_bytes())?;
         put(&folder.join(casemate_manifest::FILE), manifest.to_toml()?.as_bytes())

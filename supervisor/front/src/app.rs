@@ -165,10 +165,11 @@ async fn serve(
         room: Room::new(limits.in_flight_bytes),
         request_bytes: limits.request_bytes,
         slot_bytes: config.requests().slot_bytes,
+        desk,
         stop: stopped.clone(),
     });
     let body_time = Duration::from_millis(limits.body_ms);
-    let routes = Routes::new(Intake { pipeline, metrics, trace: config.trace, desk, body_time });
+    let routes = Routes::new(Intake { pipeline, metrics, trace: config.trace, body_time });
     let accepting = {
         let (limits, stopped) = (limits.clone(), stopped.clone());
         tokio::spawn(async move { accept::serve(listener, routes, &limits, stopped).await })

@@ -4,14 +4,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use casemate_ipc::id::{ModelName, Version};
+use casemate_ipc::id::{ModelId, ModelName, Version};
+use casemate_ipc::work::Declared;
 use tokio::sync::watch;
 use tokio::time::timeout_at;
 
-use crate::admit::head::Visitor;
+use crate::admit::head::{Clock, Time, Visitor};
 use crate::admit::permit::Room;
 use crate::admit::{body, head};
-use crate::fleet::excuse::{breaker_open, given_up, going_down, late};
+use crate::desk::{Desk, Undone};
+use crate::fleet::excuse::{breaker_open, broken, given_up, going_down, late};
 use crate::fleet::handle::ModelHandle;
 use crate::refusal::{Kind, Refusal};
 use crate::request::InferRequest;
@@ -36,6 +38,8 @@ pub struct House {
     pub request_bytes: u64,
     /// Bytes of a slot of the request arena.
     pub slot_bytes: u64,
+    /// Where what takes long is done.
+    pub desk: Desk,
     /// True once the server is going down.
     pub stop: watch::Receiver<bool>,
 }
@@ -78,12 +82,44 @@ impl Pipeline {
         request: InferRequest,
         trace: &Trace,
     ) -> Result<InferResponse, Refusal> {
-        let arrived = visitor.arrived();
+        let arrived = visitor.clock().arrived;
         let handle = self.find(&request.model, request.version.as_ref())?;
         let result = self.run(handle, visitor, request, trace).await;
         let outcome = result.as_ref().map(drop).map_err(|refusal| refusal.kind);
         handle.served.done(outcome, arrived.elapsed());
         result
+    }
+
+    /// Has long work for a request to this model done at a desk, as long as the request may take. Whatever the work holds is
+    /// let go when that time is over, or when this future is dropped: at once, if no desk has begun it.
+    pub async fn at_desk<T: Send + 'static>(
+        &self,
+        (name, version): (&ModelName, Option<&Version>),
+        clock: Clock,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let time = clock.time(self.find(name, version)?.deadline_ms());
+        let done = self.house.desk.run_if(true, time.deadline, work).await;
+        done.map_err(|undone| unserved(undone, time, clock))
+    }
+
+    /// Where one model is in its life; the newest served version where none is named.
+    pub fn state(&self, name: &ModelName, version: Option<&Version>) -> Result<(&ModelId, State), Refusal> {
+        self.find(name, version).map(|handle| (&handle.model, handle.state()))
+    }
+
+    /// What one model declares, once a worker has verified it.
+    pub fn declared(
+        &self,
+        name: &ModelName,
+        version: Option<&Version>,
+    ) -> Result<(&ModelId, Option<Arc<Declared>>), Refusal> {
+        self.find(name, version).map(|handle| (&handle.model, handle.declared()))
+    }
+
+    /// The served versions of a model, the newest at the end.
+    pub fn versions(&self, name: &ModelName) -> impl Iterator<Item = &Version> {
+        self.house.models.get(name).into_iter().flat_map(BTreeMap::keys)
     }
 
     /// One model's status; the newest served version where none is named.
@@ -127,17 +163,22 @@ impl Pipeline {
             Refusal::new(Kind::NotReady, message).retry_after(std::time::Duration::from_secs(1))
         })?;
         let id = request.id.clone();
-        let patience = visitor.patience();
-        let (job, wanted, answer) = body::admit(visitor, request, &declared, self.house.slot_bytes)?;
-        let (deadline, limit) = (job.deadline(), job.limit());
+        let (clock, slot_bytes) = (visitor.clock(), self.house.slot_bytes);
+        let time = clock.time(declared.deadline_ms);
+        let (job, wanted, answer) = if body::takes_long(&request, &declared) {
+            let declared = Arc::clone(&declared);
+            let work = move || body::admit(visitor, request, &declared, slot_bytes);
+            let done = self.house.desk.run_if(true, time.deadline, work).await;
+            done.map_err(|undone| unserved(undone, time, clock))??
+        } else {
+            body::admit(visitor, request, &declared, slot_bytes)?
+        };
         trace.end(Stage::Admit);
         handle.queue.push(job.traced(trace.clone()))?;
         // A job that was dropped without an answer fell out of the queue because it was late.
-        let outputs = match timeout_at(deadline.into(), answer).await {
+        let outputs = match timeout_at(time.deadline.into(), answer).await {
             Ok(Ok(outputs)) => outputs?,
-            Ok(Err(_)) | Err(_) => {
-                return Err(patience.filter(|_| deadline < limit).map_or_else(late, Refusal::impatient));
-            }
+            Ok(Err(_)) | Err(_) => return Err(unserved(Undone::Late, time, clock)),
         };
         trace.end(Stage::Wake);
         let specs = &declared.signature.outputs;
@@ -162,3 +203,15 @@ impl Pipeline {
         })
     }
 }
+
+/// What a client is told whose request was not done in its time, or at all.
+fn unserved(undone: Undone, time: Time, clock: Clock) -> Refusal {
+    match undone {
+        Undone::Late => clock.patience.filter(|_| time.deadline < time.limit).map_or_else(late, Refusal::impatient),
+        Undone::Panicked => broken(),
+    }
+}
+
+#[cfg(test)]
+#[path = "pipeline_tests.rs"]
+mod tests;

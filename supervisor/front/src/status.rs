@@ -36,7 +36,8 @@ pub struct ModelStatus {
     /// Whether its workers may make machine code, as the operator's config says.
     pub run_time_code: RunTimeCode,
     /// Convolutions that ran without oneDNN's code; of a worker's saying, and within the bounds of the type.
-    pub convolutions: Vec<Convolution>,
+    /// Shared: there can be thousands, and a status is copied for everybody who asks.
+    pub convolutions: Arc<Vec<Convolution>>,
     /// Whose it is.
     pub tenant: String,
     /// How its workers come to be: `exec` or `zygote`.

@@ -1,9 +1,13 @@
-//! One connection: a request out, its answer in, and the next one.
+//! One connection: a request out, its answer in, and the next one. It is never waited for here, not even for its opening:
+//! others have requests that are due.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::os::fd::{AsFd, BorrowedFd};
-use std::time::{Duration, Instant};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::time::Instant;
+
+use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, connect, socket};
 
 use crate::answer::{self, Fault, Head};
 
@@ -11,13 +15,15 @@ use crate::answer::{self, Fault, Head};
 #[derive(Debug)]
 pub(crate) struct Connection {
     stream: TcpStream,
+    /// Whether the server has taken it.
+    open: bool,
     turn: Option<Turn>,
     /// The start of a head that has not come whole.
     head: Vec<u8>,
 }
 
 /// What a look at a connection found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) enum Step {
     /// Nothing was asked.
     Idle,
@@ -25,6 +31,8 @@ pub(crate) enum Step {
     Waits,
     /// It is here; whether the connection can be used again.
     Done { turn: Turn, status: u16, again: bool },
+    /// There is no connection, and never was.
+    Unopened { why: io::Error },
     /// It will not come; only where one was asked for.
     Broken { turn: Option<Turn>, why: ErrorKind },
 }
@@ -32,9 +40,9 @@ pub(crate) enum Step {
 /// One request on its way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Turn {
-    /// When it was to be sent.
-    pub(crate) due: Instant,
-    /// When it was sent.
+    /// When it was to be sent, where that was said before.
+    pub(crate) due: Option<Instant>,
+    /// When it was sent; until then, when it was given to a connection that was not open yet.
     pub(crate) begun: Instant,
     sent: usize,
     /// The answer's head and the bytes of its body that are still to come.
@@ -45,11 +53,23 @@ pub(crate) struct Turn {
 const MAX_HEAD: usize = 64 << 10;
 
 impl Connection {
-    pub(crate) fn open(to: SocketAddr, patience: Duration) -> io::Result<Self> {
-        let stream = TcpStream::connect_timeout(&to, patience)?;
+    /// Begins to open one.
+    pub(crate) fn open(to: SocketAddr) -> io::Result<Self> {
+        let family = if to.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+        let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+        let stream = TcpStream::from(socket(family, SockType::Stream, flags, None)?);
         stream.set_nodelay(true)?;
-        stream.set_nonblocking(true)?;
-        Ok(Self { stream, turn: None, head: Vec::new() })
+        let open = match connect(stream.as_raw_fd(), &SockaddrStorage::from(to)) {
+            Ok(()) => true,
+            Err(Errno::EINPROGRESS) => false,
+            Err(errno) => return Err(errno.into()),
+        };
+        Ok(Self { stream, open, turn: None, head: Vec::new() })
+    }
+
+    /// Whether the server has taken it.
+    pub(crate) fn is_open(&self) -> bool {
+        self.open
     }
 
     /// The request that is on its way.
@@ -58,13 +78,23 @@ impl Connection {
     }
 
     /// Makes ready for a request that was due then.
-    pub(crate) fn begin(&mut self, due: Instant, now: Instant) {
+    pub(crate) fn begin(&mut self, due: Option<Instant>, now: Instant) {
         self.head.clear();
         self.turn = Some(Turn { due, begun: now, sent: 0, answer: None });
     }
 
     /// Writes and reads as far as it goes without waiting.
     pub(crate) fn drive(&mut self, request: &[u8], scratch: &mut [u8]) -> Step {
+        if !self.open {
+            match self.opened() {
+                Ok(true) => self.open = true,
+                Ok(false) => return Step::Waits,
+                Err(why) => return Step::Unopened { why },
+            }
+            if let Some(turn) = &mut self.turn {
+                turn.begun = Instant::now();
+            }
+        }
         let Some(turn) = &mut self.turn else { return self.at_rest(scratch) };
         let (fresh, mut fault) = (turn.sent == 0, None);
         while turn.sent < request.len() {
@@ -84,6 +114,18 @@ impl Connection {
             return Step::Waits;
         }
         self.read(request.len(), fault, scratch)
+    }
+
+    /// Whether it is open now.
+    fn opened(&self) -> io::Result<bool> {
+        if let Some(error) = self.stream.take_error()? {
+            return Err(error);
+        }
+        match self.stream.peer_addr() {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == ErrorKind::NotConnected => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     fn read(&mut self, request: usize, fault: Option<ErrorKind>, scratch: &mut [u8]) -> Step {
@@ -149,6 +191,13 @@ impl Connection {
 
     fn broken(&mut self, why: ErrorKind) -> Step {
         Step::Broken { turn: self.turn.take(), why }
+    }
+}
+
+impl Turn {
+    /// What its latency counts from.
+    pub(crate) fn since(&self) -> Instant {
+        self.due.unwrap_or(self.begun)
     }
 }
 

@@ -57,7 +57,7 @@ pub enum Pace {
 /// What became of one request.
 #[derive(Debug, Clone, Copy)]
 pub struct Sample {
-    /// When it was due; in a closed loop, when it was sent.
+    /// When it was due, however long a connection for it took to open; in a closed loop, when it was sent.
     pub due: Instant,
     /// From then until its whole answer, or until there could be none.
     pub took: Duration,
@@ -109,6 +109,7 @@ pub fn run(plan: &Plan<'_>, each: &mut dyn FnMut(&Sample) -> ControlFlow<()>) ->
         idle: (0..lines).rev().collect(),
         schedule: Schedule { begun, end: begun + plan.lasts, made: 0, waiting: VecDeque::new() },
         scratch: vec![0; SCRATCH],
+        reached: false,
         each,
         enough: false,
     };
@@ -129,6 +130,8 @@ struct Loop<'a> {
     idle: Vec<usize>,
     schedule: Schedule,
     scratch: Vec<u8>,
+    /// Whether any connection was ever open.
+    reached: bool,
     each: &'a mut dyn FnMut(&Sample) -> ControlFlow<()>,
     enough: bool,
 }
@@ -143,6 +146,10 @@ struct Schedule {
     waiting: VecDeque<Instant>,
 }
 
+/// When a request is due; nothing where it is whenever it is sent.
+#[derive(Debug, Clone, Copy)]
+struct Due(Option<Instant>);
+
 impl Loop<'_> {
     fn run(mut self) -> Result<(), LoadError> {
         let mut events = [EpollEvent::empty(); EVENTS];
@@ -155,14 +162,14 @@ impl Loop<'_> {
                     self.idle.push(line);
                     break;
                 };
-                self.send(line, due, now)?;
+                self.send(line, due)?;
             }
             let over = self.schedule.is_over(self.plan.pace, now);
             if over && self.idle.len() == self.lines.len() {
                 break;
             }
             if now >= glance {
-                self.give_up(now);
+                self.give_up(now)?;
                 glance = now + GLANCE;
             }
             let until = self.schedule.upcoming(self.plan.pace).map_or(glance, |due| due.min(glance));
@@ -197,17 +204,18 @@ impl Loop<'_> {
     }
 
     /// Sends the next request on a line that has none.
-    fn send(&mut self, line: usize, due: Instant, now: Instant) -> Result<(), LoadError> {
+    fn send(&mut self, line: usize, due: Due) -> Result<(), LoadError> {
         let Some(slot) = self.lines.get_mut(line) else { return Ok(()) };
         if slot.is_none() {
             let to = self.plan.to;
-            let fresh = Connection::open(to, self.plan.limit).map_err(|cause| LoadError::Connect(to, cause))?;
+            let fresh = Connection::open(to).map_err(|cause| LoadError::Connect(to, cause))?;
             let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET;
             self.epoll.add(&fresh, EpollEvent::new(flags, line as u64))?;
             *slot = Some(fresh);
         }
         if let Some(connection) = slot {
-            connection.begin(due, now);
+            // The time now, and not when this round began: others were sent since.
+            connection.begin(due.0, Instant::now());
         }
         self.look(line)
     }
@@ -217,14 +225,16 @@ impl Loop<'_> {
         loop {
             let Some(Some(connection)) = self.lines.get_mut(line) else { return Ok(()) };
             let step = connection.drive(self.plan.request.bytes(), &mut self.scratch);
+            self.reached |= connection.is_open();
             let now = Instant::now();
             match step {
                 Step::Idle | Step::Waits => return Ok(()),
+                Step::Unopened { why } => return Err(LoadError::Connect(self.plan.to, why)),
                 Step::Done { turn, status, again } => {
                     self.tell(turn, now, Outcome::Answered(status));
                     let next = if self.enough || !again { None } else { self.schedule.next(self.plan.pace, now) };
                     match (next, self.lines.get_mut(line)) {
-                        (Some(due), Some(Some(connection))) => connection.begin(due, now),
+                        (Some(due), Some(Some(connection))) => connection.begin(due.0, now),
                         _ => {
                             self.rest(line, again);
                             return Ok(());
@@ -253,11 +263,14 @@ impl Loop<'_> {
         self.idle.push(line);
     }
 
-    /// Gives up what takes too long.
-    fn give_up(&mut self, now: Instant) {
+    /// Gives up what takes too long; all of it, where the server was never there.
+    fn give_up(&mut self, now: Instant) -> Result<(), LoadError> {
         for line in 0..self.lines.len() {
             let turn = self.lines.get(line).and_then(|slot| slot.as_ref()?.turn().copied());
             if let Some(turn) = turn.filter(|turn| now.saturating_duration_since(turn.begun) > self.plan.limit) {
+                if !self.reached {
+                    return Err(LoadError::Connect(self.plan.to, ErrorKind::TimedOut.into()));
+                }
                 self.tell(turn, now, Outcome::Unanswered(ErrorKind::TimedOut));
                 self.rest(line, false);
             }
@@ -270,10 +283,12 @@ impl Loop<'_> {
             self.schedule.waiting.pop_front();
             self.say(&Sample { due, took, outcome: Outcome::Unanswered(ErrorKind::TimedOut) });
         }
+        Ok(())
     }
 
     fn tell(&mut self, turn: Turn, now: Instant, outcome: Outcome) {
-        self.say(&Sample { due: turn.due, took: now.saturating_duration_since(turn.due), outcome });
+        let due = turn.since();
+        self.say(&Sample { due, took: now.saturating_duration_since(due), outcome });
     }
 
     fn say(&mut self, sample: &Sample) {
@@ -298,14 +313,14 @@ impl Schedule {
     }
 
     /// The request that a free connection sends now.
-    fn next(&mut self, pace: Pace, now: Instant) -> Option<Instant> {
+    fn next(&mut self, pace: Pace, now: Instant) -> Option<Due> {
         match pace {
             Pace::Closed { connections } => {
                 let due = now < self.end || self.made < connections as u64;
                 self.made += u64::from(due);
-                due.then_some(now)
+                due.then_some(Due(None))
             }
-            Pace::Open { .. } => self.waiting.pop_front(),
+            Pace::Open { .. } => self.waiting.pop_front().map(|due| Due(Some(due))),
         }
     }
 

@@ -5,6 +5,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::ops::ControlFlow;
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -12,6 +13,7 @@ use std::time::Duration;
 
 use casemate_load::request::Body;
 use casemate_load::{LoadError, Outcome, Pace, Plan, Request, Sample, Tally, run};
+use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, bind, listen, socket};
 
 /// What the server does with its request of that number.
 type Manner = fn(usize) -> Act;
@@ -129,6 +131,46 @@ fn requests_without_an_answer_are_counted() {
     assert_eq!((samples.len(), tally.good.count()), (4, 0), "{tally:?}");
     let timed_out = |sample: &Sample| sample.outcome == Outcome::Unanswered(std::io::ErrorKind::TimedOut);
     assert!(samples.iter().all(timed_out), "{samples:?}");
+}
+
+/// A server that takes one connection, and leaves all others at the door, where there is room for two.
+fn one_guest() -> SocketAddr {
+    let fd = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
+    bind(fd.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, 0)).unwrap();
+    listen(&fd, Backlog::new(1).unwrap()).unwrap();
+    let listener = TcpListener::from(fd);
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        let (guest, _) = listener.accept().unwrap();
+        // So long that others come meanwhile.
+        let manner = |at| if at == 0 { Act::Late(Duration::from_millis(300)) } else { Act::Answer(OK) };
+        attend(guest, manner, &AtomicUsize::new(0));
+    });
+    address
+}
+
+#[test]
+fn a_connection_that_does_not_open_keeps_nobody_waiting() {
+    let pace = Pace::Open { per_second: 20.0, connections: 8 };
+    let (tally, samples) = load(one_guest(), pace, 1500, 2500, 10);
+    assert_eq!(samples.len(), 30);
+    // At most seven wait at the door until they are given up; one of them could not even connect.
+    assert!((3..=7).contains(&tally.unanswered), "{}", tally.unanswered);
+    assert_eq!(tally.good.count() + tally.unanswered, 30);
+    let mut good: Vec<_> = samples.iter().filter(|s| s.outcome == Outcome::Answered(200)).map(|s| s.took).collect();
+    good.sort();
+    assert!(good[good.len() / 2] < Duration::from_millis(500), "{good:?}");
+    let all = samples.iter().filter(|s| matches!(s.outcome, Outcome::Unanswered(_)));
+    all.for_each(|s| assert!(s.took >= Duration::from_millis(2500), "{s:?}"));
+}
+
+#[test]
+fn each_request_of_a_closed_loop_counts_from_when_it_was_sent() {
+    let (to, _) = serve(|_| Act::Answer(OK));
+    let (_, mut samples) = load(to, Pace::Closed { connections: 8 }, 0, 20_000, 10);
+    samples.sort_by_key(|sample| sample.due);
+    // Each behind the opening of those before it, and not all at the beginning.
+    assert!(samples.len() == 8 && samples.windows(2).all(|pair| pair[0].due < pair[1].due), "{samples:?}");
 }
 
 #[test]

@@ -21,6 +21,8 @@ pub struct Verified<'a> {
     pub declared: Declared,
     /// Whether the engine freezes it, and how far its answers may then be from those before.
     pub freeze: Option<f64>,
+    /// Threads that one operation of it pays for, as its manifest says.
+    pub threads: Option<u32>,
 }
 
 /// Why a model is refused, for good.
@@ -71,7 +73,7 @@ pub fn verify<'a>(
         sha256,
         platform,
     };
-    Ok(Verified { model, format: manifest.format, declared, freeze: manifest.freeze })
+    Ok(Verified { model, format: manifest.format, declared, freeze: manifest.freeze, threads: manifest.threads })
 }
 
 fn hex(digest: &[u8]) -> String {

@@ -70,8 +70,16 @@ impl Declaration {
     /// The manifest of a file with this digest, checked as every reader of it will check it.
     pub(crate) fn manifest(&self, sha256: [u8; 32]) -> Result<Manifest, ManifestError> {
         let Self { inputs, outputs, batching, limits } = self.clone();
-        let manifest =
-            Manifest { format: Format::Torchscript, sha256, inputs, outputs, batching, limits, freeze: None };
+        let manifest = Manifest {
+            format: Format::Torchscript,
+            sha256,
+            inputs,
+            outputs,
+            batching,
+            limits,
+            freeze: None,
+            threads: None,
+        };
         Manifest::parse(&manifest.to_toml()?)
     }
 }

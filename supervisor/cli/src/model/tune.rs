@@ -12,13 +12,14 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
+use casemate_config::model::ModelConfig;
 use casemate_ipc::convolution::{self, Convolution, Convolutions};
 use casemate_ipc::id::{ModelName, Version};
 use casemate_manifest::{Batching, Manifest, ManifestError};
 use thiserror::Error;
 
 use self::advice::{Advice, Figure};
-use self::trial::{Trial, TrialError};
+use self::trial::{Operator, Trial, TrialError};
 use crate::escape::short;
 use crate::exit::Exit;
 use crate::model::entry::MODEL;
@@ -39,7 +40,7 @@ pub(crate) struct Args {
     /// Its version; the newest where nothing is said
     #[arg(long)]
     version: Option<Version>,
-    /// The config whose limits the model gets; the defaults where nothing is said
+    /// The config whose limits the model gets, and what it says of this model; the defaults where nothing is said
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Most rows in one run that are tried
@@ -54,7 +55,7 @@ pub(crate) struct Args {
     /// How far answers may be apart, relative to the largest number in them
     #[arg(long, value_name = "X", default_value_t = 0.001)]
     tolerance: f64,
-    /// Write what was found: `model.shapes`; the batch size and whether to freeze into the manifest
+    /// Write what was found: `model.shapes`; the batch size, the threads that pay and whether to freeze into the manifest
     #[arg(long)]
     write: bool,
 }
@@ -102,7 +103,7 @@ Examples:
 
 const NOTES: &str = "\
 Without --write nothing of the store is changed. `model.shapes` lists numbers alone, and is bound to the model by its digest; \
-remove it to be without. The number of threads is the operator's: the line for the config is printed, and not written.";
+remove it to be without. The number of threads is the operator's to give: into the manifest goes what pays, and the line for the config is printed.";
 
 /// One model in a store, as it lies there.
 #[derive(Debug)]
@@ -116,24 +117,25 @@ pub(crate) fn run(args: &Args, screen: &mut Screen) -> Result<(), TuneError> {
     let stop = Stop::watch().map_err(TuneError::Signals)?;
     let subject = Subject::find(&args.store, &args.name, args.version.as_ref())?;
     let batched = subject.manifest.signature().is_ok_and(|signature| signature.is_batched());
-    let most = if batched { args.max_batch_size } else { 1 };
     let scratch = Scratch::new()?;
+    let operator = Operator { name: args.name.clone(), path: args.config.clone() };
+    let ModelConfig { caps, cores, instances, .. } = operator.settings(&scratch)?;
+    let most = if batched { args.max_batch_size.min(caps.batch_size) } else { 1 };
     let mut copy = subject.copy(&scratch, most)?;
     let trial = |threads, screen: &mut Screen| {
         screen.passing(format_args!("starting a server, {threads} threads for one operation"));
-        Trial::start(&launcher, &scratch, args.config.as_deref(), &subject.manifest, threads, &stop)
+        Trial::start(&launcher, &scratch, &operator, &subject.manifest, threads, &stop)
     };
 
     // As it is, and frozen: what its answers are to stay near to, and whether freezing pays.
     let mut plain = trial(1, screen)?;
     let answers = args.sizes.iter().map(|size| plain.ask(1, *size)).collect::<Result<Vec<_>, _>>()?;
-    let before = plain.measure(1, args.sizes[0])?;
-    plain.stop();
     copy.freeze(Some(args.tolerance))?;
     let mut frozen = trial(1, screen)?;
-    let freezing = Freezing { before, after: frozen.measure(1, args.sizes[0])? };
+    let freezing = plain.against(&mut frozen, args.sizes[0])?;
+    plain.stop();
     frozen.stop();
-    if !freezing.pays() {
+    if !freezing.freezing_pays() {
         copy.freeze(None)?;
     }
 
@@ -152,13 +154,13 @@ pub(crate) fn run(args: &Args, screen: &mut Screen) -> Result<(), TuneError> {
         Ok(figures)
     };
     let mut all = figures(&mut first, 1, false, screen)?;
-    first.stop();
+    // The one with the threads that pay so far.
+    let mut best = (1, first);
 
     let mut apart: f64 = 0.0;
     let mut list = convolutions;
-    let cpus = std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1));
-    let threads = std::iter::successors(Some(1), |n| Some(n * 2));
-    for threads in threads.take_while(|n| *n <= args.max_threads.unwrap_or(cpus)) {
+    let most_threads = args.max_threads.unwrap_or_else(|| threads_at_once(&cores, instances));
+    for threads in std::iter::successors(Some(1), |n| Some(n * 2)).take_while(|n| *n <= most_threads) {
         // With more threads oneDNN pays for more of them, so each setting may add to the list; its own run is strict then.
         if threads > 1 {
             copy.shapes(&list)?;
@@ -178,37 +180,35 @@ pub(crate) fn run(args: &Args, screen: &mut Screen) -> Result<(), TuneError> {
             apart = apart.max(trial::apart(before, &known.ask(1, *size)?));
         }
         all.extend(figures(&mut known, threads, !list.is_empty(), screen)?);
-        known.stop();
+        screen.passing(format_args!("{} threads and {threads} in turns", best.0));
+        if threads > 1 && !best.1.against(&mut known, args.sizes[0])?.threads_pay() {
+            known.stop();
+            break;
+        }
+        std::mem::replace(&mut best, (threads, known)).1.stop();
     }
     screen.passing("");
-    let advice = Advice::of(&all);
+    best.1.stop();
+    let advice = Advice::of(&all, best.0);
     show(screen, &subject, &list, &all, &advice, apart);
     screen.line(format_args!(
         "engine.freeze = {}    in the manifest: {:.2} ms for a row, and {:.2} as it is",
-        freezing.pays(),
-        freezing.after * 1e3,
-        freezing.before * 1e3,
+        freezing.freezing_pays(),
+        freezing.seconds().1 * 1e3,
+        freezing.seconds().0 * 1e3,
     ));
     if apart > args.tolerance {
         return Err(TuneError::Apart { apart, tolerance: args.tolerance });
     }
-    let freeze = freezing.pays().then_some(args.tolerance);
+    let freeze = freezing.freezing_pays().then_some(args.tolerance);
     if args.write { write(screen, &subject, &list, &advice, freeze) } else { Ok(()) }
 }
 
-/// Seconds for one row, as the model is and frozen.
-#[derive(Debug, Clone, Copy)]
-struct Freezing {
-    before: f64,
-    after: f64,
-}
-
-impl Freezing {
-    /// Whether it brings more than chance does.
-    fn pays(self) -> bool {
-        const GAIN: f64 = 0.95;
-        self.after < self.before * GAIN
-    }
+/// Threads of one instance that can run at once where the operator lets its worker run.
+fn threads_at_once(cores: &[u32], instances: u32) -> u32 {
+    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let cpus = if cores.is_empty() { cpus } else { (cores.len() / instances.max(1) as usize).clamp(1, cpus) };
+    u32::try_from(cpus).unwrap_or(1)
 }
 
 fn merge(list: &mut Vec<Convolution>, more: Vec<Convolution>) {
@@ -237,7 +237,11 @@ fn show(screen: &mut Screen, subject: &Subject, list: &[Convolution], all: &[Fig
     }
     let batch = subject.manifest.batching.max_batch_size;
     screen.line(format_args!("batching.max_batch_size = {}    in the manifest, now {batch}", advice.rows));
-    screen.line(format_args!("threads = {}    for the config, under [models.NAME]", advice.threads));
+    screen.line(format_args!("engine.threads = {}    in the manifest, as what pays", advice.threads));
+    screen.line(format_args!(
+        "threads = {}    for the config, under [models.NAME], which alone gives them",
+        advice.threads
+    ));
 }
 
 fn write(
@@ -253,7 +257,7 @@ fn write(
         wrote.push(convolution::FILE);
     }
     let batching = Batching { max_batch_size: advice.rows, ..subject.manifest.batching };
-    let manifest = Manifest { batching, freeze, ..subject.manifest.clone() };
+    let manifest = Manifest { batching, freeze, threads: Some(advice.threads), ..subject.manifest.clone() };
     if manifest != subject.manifest {
         let path = subject.folder.join(casemate_manifest::FILE);
         let text = manifest.to_toml().map_err(|cause| TuneError::Manifest { path: path.clone(), cause })?;

@@ -1,14 +1,12 @@
 //! What can be refused once the body is parsed: names, types, shapes and sizes against the model's declaration. What
 //! passes is a [`Job`].
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use casemate_ipc::shm::arena::ALIGN;
 use casemate_ipc::tensor::{DType, ModelSignature, Shape, TensorSpec};
 use casemate_ipc::work::Declared;
 
-use super::head::Visitor;
+use super::head::{Time, Visitor};
 use crate::batch::job::{Answer, Job, Tensor};
 use crate::refusal::{Kind, Refusal};
 use crate::request::{InferRequest, InputTensor, Inputs};
@@ -28,7 +26,7 @@ pub fn admit(
     };
     for (tensor, spec) in inputs.iter().zip(&signature.inputs) {
         // The parsers look too; this is the last place before libtorch, where a third truth value is undefined behaviour.
-        if spec.dtype == DType::Bool && tensor.data.iter().any(|b| *b > 1) {
+        if spec.dtype == DType::Bool && !is_truth(&tensor.data) {
             return Err(Refusal::invalid(format!("input {:?} holds a BOOL that is neither 0 nor 1", spec.name)));
         }
     }
@@ -38,13 +36,27 @@ pub fn admit(
         let message = format!("the tensors have {needed} bytes; at most {slot_bytes} are accepted");
         return Err(Refusal::new(Kind::TooLarge, message));
     }
-    let limit = visitor.arrived() + Duration::from_millis(declared.deadline_ms);
-    // Addition cannot overflow: what a client may say is bounded.
-    let deadline = visitor.patience().map_or(limit, |patience| limit.min(visitor.arrived() + patience));
+    let Time { deadline, limit } = visitor.clock().time(declared.deadline_ms);
     let permit = visitor.settle(needed as u64);
     let (mut job, answer) = Job::new(inputs, rows, deadline, permit);
     job.run_until(limit);
     Ok((job, wanted, answer))
+}
+
+/// Whether that takes so long that it would hold up everybody else's requests: truth values are looked at one by one.
+pub fn takes_long(request: &InferRequest, declared: &Declared) -> bool {
+    let bytes = match &request.inputs {
+        Inputs::Raw(data) => data.len(),
+        Inputs::Named(tensors) => tensors.iter().filter(|t| t.dtype == DType::Bool).map(|t| t.data.len()).sum(),
+    };
+    bytes > LARGE && declared.signature.inputs.iter().any(|spec| spec.dtype == DType::Bool)
+}
+
+const LARGE: usize = 1 << 20;
+
+/// Whether there is nothing but 0 and 1 in it; piece by piece, since a search for the first wrong one is not done by vectors.
+fn is_truth(data: &[u8]) -> bool {
+    data.chunks(4096).all(|piece| piece.iter().fold(0, |all, byte| all | byte) <= 1)
 }
 
 /// Indices of the outputs that are wanted.

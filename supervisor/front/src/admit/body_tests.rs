@@ -77,6 +77,14 @@ fn a_raw_body_finds_its_shape() {
     assert!(raw(&declared(&["x:f32[4]"], &["y:f32[1]"]), 32).is_err());
     let truth = |byte| run(&declared(&["x:bool[2]"], &["y:f32[1]"]), Inputs::Raw(Bytes::from(vec![1, byte])), None);
     assert!(truth(0).is_ok() && truth(1).is_ok() && truth(2).is_err());
+    // Wherever it stands in a large one.
+    let large = |at: Option<usize>| {
+        let mut data = vec![1; 3 * 4096 + 7];
+        at.into_iter().for_each(|at| data[at] = 2);
+        is_truth(&data)
+    };
+    assert!(large(None) && is_truth(&[]));
+    assert!(![0, 4095, 4096, 3 * 4096 + 6].map(|at| large(Some(at))).contains(&true));
     assert!(raw(&declared(&["x:f32[-1,-1]"], &["y:f32[1]"]), 16).is_err());
     assert!(raw(&declared(&["x:f32[4]", "z:f32[4]"], &["y:f32[1]"]), 16).is_err());
 }

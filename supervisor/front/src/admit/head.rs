@@ -11,9 +11,26 @@ use crate::refusal::{Kind, Refusal};
 #[must_use]
 pub struct Visitor {
     permit: Permit,
-    arrived: Instant,
+    clock: Clock,
     body_limit: u64,
-    patience: Option<Duration>,
+}
+
+/// What a request's time counts from.
+#[derive(Debug, Clone, Copy)]
+pub struct Clock {
+    /// When its head was there.
+    pub arrived: Instant,
+    /// How long its client waits, where it has said so.
+    pub patience: Option<Duration>,
+}
+
+/// When a request's time is over.
+#[derive(Debug, Clone, Copy)]
+pub struct Time {
+    /// For its client.
+    pub deadline: Instant,
+    /// For the operator, who may be more patient.
+    pub limit: Instant,
 }
 
 /// Admits a head. `announced` is the Content-Length; without one the largest body is set aside until it is known.
@@ -27,7 +44,7 @@ pub fn admit(room: &Arc<Room>, body_limit: u64, announced: Option<u64>, now: Ins
         let message = "the server holds as many bytes of requests as it may (limits.in_flight_bytes); come again";
         Refusal::new(Kind::Busy, message).retry_after(Duration::from_secs(1))
     })?;
-    Ok(Visitor { permit, arrived: now, body_limit, patience: None })
+    Ok(Visitor { permit, clock: Clock { arrived: now, patience: None }, body_limit })
 }
 
 impl Visitor {
@@ -38,22 +55,27 @@ impl Visitor {
 
     /// How long its client waits, where it has said so.
     pub fn within(self, patience: Option<Duration>) -> Self {
-        Self { patience, ..self }
+        Self { clock: Clock { patience, ..self.clock }, ..self }
     }
 
-    /// How long its client waits, where it has said so.
-    pub fn patience(&self) -> Option<Duration> {
-        self.patience
-    }
-
-    /// When its head was there: deadlines count from here.
-    pub fn arrived(&self) -> Instant {
-        self.arrived
+    /// What its time counts from.
+    pub fn clock(&self) -> Clock {
+        self.clock
     }
 
     /// The body is there and has this many bytes.
     pub fn settle(mut self, bytes: u64) -> Permit {
         self.permit.shrink(bytes);
         self.permit
+    }
+}
+
+impl Clock {
+    /// When its time is over, at a model that gives a request so many milliseconds.
+    pub fn time(self, deadline_ms: u64) -> Time {
+        let limit = self.arrived + Duration::from_millis(deadline_ms);
+        // Addition cannot overflow: what a client may say is bounded.
+        let deadline = self.patience.map_or(limit, |patience| limit.min(self.arrived + patience));
+        Time { deadline, limit }
     }
 }

@@ -162,8 +162,8 @@ impl Waiting {
     /// Whether a job of so many bytes may join.
     fn admit(&mut self, bounds: Bounds, bytes: u64, deadline: Option<Instant>) -> Result<(), Refusal> {
         let now = Instant::now();
-        if self.is_full(bounds, bytes) {
-            // Somebody who has hung up must not keep out somebody who waits.
+        if self.is_full(bounds, bytes) || self.too_long(deadline, now).is_some() {
+            // Somebody who has hung up must not keep out somebody who waits, nor make a wait look long.
             self.sweep(now);
         }
         if self.is_full(bounds, bytes) {
@@ -175,8 +175,7 @@ impl Waiting {
             let busy = Refusal::new(Kind::Busy, format!("{what}; come again"));
             return Err(busy.retry_after(self.until_empty()));
         }
-        let Some(wait) = self.tempo.wait(self.jobs.len()) else { return Ok(()) };
-        if deadline.is_some_and(|deadline| !self.jobs.is_empty() && now + wait > deadline) {
+        if let Some(wait) = self.too_long(deadline, now) {
             let (ahead, wait) = (self.jobs.len(), wait.as_millis());
             let message = format!(
                 "{ahead} requests wait for this model, for about {wait} ms: longer than this request may take; come again"
@@ -184,6 +183,12 @@ impl Waiting {
             return Err(Refusal::new(Kind::Overload, message).retry_after(self.until_empty()));
         }
         Ok(())
+    }
+
+    /// How long all that are here will wait, where whoever comes now with this deadline cannot wait so long.
+    fn too_long(&self, deadline: Option<Instant>, now: Instant) -> Option<Duration> {
+        let (wait, deadline) = (self.tempo.wait(self.jobs.len())?, deadline?);
+        (!self.jobs.is_empty() && now + wait > deadline).then_some(wait)
     }
 
     fn is_full(&self, bounds: Bounds, bytes: u64) -> bool {

@@ -109,3 +109,27 @@ fn nobody_is_taken_in_who_cannot_be_in_time() {
     }
     push(Duration::from_millis(50)).unwrap();
 }
+
+#[test]
+fn who_has_hung_up_makes_nobodys_wait_look_long() {
+    let queue = queue(100);
+    let mut answers = Vec::new();
+    for _ in 0..40 {
+        let (job, answer) = job(LONG);
+        answers.push(answer);
+        queue.push(job).unwrap();
+    }
+    let start = Instant::now();
+    for n in 0..4 {
+        assert!(matches!(queue.depart(RULE, start + n * Duration::from_millis(100)), Next::Batch(_)));
+    }
+    // 36 wait, one leaves each 100 ms; who can wait for a second cannot be served.
+    let soon = || Some(Instant::now() + Duration::from_secs(1));
+    assert_eq!(queue.knock(soon()).unwrap_err().kind, Kind::Overload);
+    // All but two hang up. Their jobs lie there still.
+    answers.drain(..38);
+    assert_eq!(queue.len(), 36);
+    queue.knock(soon()).unwrap();
+    assert_eq!(queue.len(), 2);
+    queue.push(job(Duration::from_secs(1)).0).unwrap();
+}

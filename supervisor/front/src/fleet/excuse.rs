@@ -31,6 +31,11 @@ pub fn late() -> Refusal {
     Refusal::new(Kind::Deadline, "no answer before the request's deadline (limits.deadline_ms in the model's manifest)")
 }
 
+/// Where work of ours went wrong.
+pub fn broken() -> Refusal {
+    Refusal::new(Kind::Internal, "a request or its answer could not be read or written; this is a fault of the server")
+}
+
 /// To those whose request ran when its worker died.
 pub fn died() -> Refusal {
     let message = "the model's worker died while it ran this request; the server's log and the model's status say why";

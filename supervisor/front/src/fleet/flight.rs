@@ -55,6 +55,8 @@ pub struct Running {
 pub enum NotGiven {
     /// The worker has to go; these were never seen by it.
     Link(LinkError, Vec<Job>),
+    /// All of them were late before a desk was free; they have been told by their own clocks, and are gone.
+    Late,
     /// The tensors do not fit together: a fault of ours.
     Arena(ArenaError, Vec<Job>),
 }
@@ -65,6 +67,11 @@ impl Running {
         let tensors: usize = self.jobs.iter().map(|job| job.inputs().len()).sum();
         let bytes = self.jobs.iter().map(Job::bytes).fold(0, u64::saturating_add);
         bytes.saturating_add((tensors * ALIGN) as u64)
+    }
+
+    /// When everybody in it stops waiting.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.jobs.iter().map(Job::deadline).max()
     }
 
     /// When the operator's time for everybody in it is over.
@@ -91,8 +98,13 @@ impl Flight {
             return Err(NotGiven::Arena(ArenaError::Slot(u32::MAX), jobs));
         };
         let rows = jobs.iter().map(Job::rows).sum::<Option<u64>>();
-        let inputs = match link.place(slot, loads(&jobs, rows, signature)).await {
-            Ok(inputs) => inputs,
+        let until = jobs.iter().map(Job::deadline).max();
+        let inputs = match link.place(slot, loads(&jobs, rows, signature), until).await {
+            Ok(Some(inputs)) => inputs,
+            Ok(None) => {
+                self.free.push(slot);
+                return Err(NotGiven::Late);
+            }
             Err(error) => {
                 self.free.push(slot);
                 return Err(NotGiven::Arena(error, jobs));
@@ -129,6 +141,19 @@ impl Flight {
     /// Batches that the worker has.
     pub fn len(&self) -> usize {
         self.running.len()
+    }
+
+    /// Takes a slot out of those that are free, for somebody who is not a batch; false where it is not one of them.
+    pub fn reserve(&mut self, slot: u32) -> bool {
+        let place = self.free.iter().position(|free| *free == slot);
+        place.is_some_and(|place| self.free.remove(place) == slot)
+    }
+
+    /// Puts back what was [reserved](Self::reserve).
+    pub fn give_back(&mut self, slot: u32) {
+        if !self.is_free(slot) {
+            self.free.push(slot);
+        }
     }
 
     /// Whether nobody reads or writes a slot.

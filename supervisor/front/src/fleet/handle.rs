@@ -62,7 +62,7 @@ impl ModelHandle {
             last_exit: None,
             waived,
             run_time_code: settings.run_time_code,
-            convolutions: Vec::new(),
+            convolutions: Arc::default(),
             tenant: model.name.as_str().to_owned(),
             spawn: Spawn::Exec.name(),
             violations: Violations::default(),
@@ -123,6 +123,11 @@ impl ModelHandle {
         self.read(|s| s.declared.clone())
     }
 
+    /// How long a request may take, in milliseconds; as far as the operator says, where no worker has said it yet.
+    pub fn deadline_ms(&self) -> u64 {
+        self.read(|s| s.declared.as_ref().map(|declared| declared.deadline_ms)).unwrap_or(self.caps.deadline_ms)
+    }
+
     /// Why the gate refused it, if it did.
     pub fn gate(&self) -> Option<GateCode> {
         self.gate.get().copied()
@@ -134,7 +139,7 @@ impl ModelHandle {
     }
 
     /// What its manifest asks for holds within the operator's bounds.
-    pub(super) fn verified(&self, declared: Declared) {
+    pub(crate) fn verified(&self, declared: Declared) {
         let Caps { batch_size, batch_delay_ms, deadline_ms } = self.caps;
         let declared = Arc::new(Declared {
             max_batch_size: declared.max_batch_size.min(batch_size),
@@ -146,20 +151,22 @@ impl ModelHandle {
         *self.breaker.write().unwrap_or_else(PoisonError::into_inner) = Some(breaker);
         self.write(|s| {
             if s.declared.as_ref().is_some_and(|before| before.sha256 != declared.sha256) {
-                s.convolutions.clear();
+                s.convolutions = Arc::default();
             }
             s.declared = Some(declared);
         });
     }
 
     /// Its worker ran these without oneDNN's code.
-    pub(super) fn met(&self, convolutions: Vec<Convolution>) {
+    pub(crate) fn met(&self, convolutions: Vec<Convolution>) {
         self.write(|s| {
+            // Copied only where somebody is reading a status just now.
+            let list = Arc::make_mut(&mut s.convolutions);
             for one in convolutions {
-                if let Some(known) = s.convolutions.iter_mut().find(|known| known.is_like(&one)) {
+                if let Some(known) = list.iter_mut().find(|known| known.is_like(&one)) {
                     known.rows = known.rows.max(one.rows);
-                } else if s.convolutions.len() < MAX_CONVOLUTIONS {
-                    s.convolutions.push(one);
+                } else if list.len() < MAX_CONVOLUTIONS {
+                    list.push(one);
                 }
             }
         });

@@ -16,7 +16,7 @@ use tokio::task::yield_now;
 use super::registered;
 use super::sanitise::{Unbelieved, sanitise};
 use crate::batch::job::Tensor;
-use crate::desk::Desk;
+use crate::desk::{Desk, Undone};
 
 /// One worker's channel and memory.
 #[derive(Debug)]
@@ -68,27 +68,41 @@ impl Link {
     }
 
     /// Lays the inputs of a run into a slot that the worker does not have.
-    pub async fn place(&self, slot: u32, loads: Vec<Load>) -> Result<Vec<Placed>, ArenaError> {
+    ///
+    /// Nothing is done, and nothing is given, where no desk is free for large ones before `until`: nobody waits any more then.
+    pub async fn place(
+        &self,
+        slot: u32,
+        loads: Vec<Load>,
+        until: Option<Instant>,
+    ) -> Result<Option<Vec<Placed>>, ArenaError> {
         let bytes = loads.iter().flat_map(|load| &load.parts).map(Bytes::len).fold(0, usize::saturating_add);
         let requests = Arc::clone(&self.requests);
-        let placed = self.desk.run_if(bytes > LARGE, move || fill(&requests, slot, loads)).await;
-        placed.unwrap_or(Err(ArenaError::Slot(slot)))
+        match self.desk.finish_if(bytes > LARGE, until, move || fill(&requests, slot, loads)).await {
+            Ok(placed) => placed.map(Some),
+            Err(Undone::Late) => Ok(None),
+            Err(Undone::Panicked) => Err(ArenaError::Slot(slot)),
+        }
     }
 
-    /// The outputs of a run, copied out of the slot and checked.
+    /// The outputs of a run, copied out of the slot and checked; nothing where no desk is free for large ones before `until`.
     pub async fn take(
         &self,
         slot: u32,
         placed: Vec<Placed>,
         declared: &Arc<Declared>,
         rows: Option<u64>,
-    ) -> Result<Vec<Tensor>, Unbelieved> {
+        until: Option<Instant>,
+    ) -> Result<Option<Vec<Tensor>>, Unbelieved> {
         // The worker's own figures; whatever they are, they only say where the work is done.
         let bytes = placed.iter().fold(0, |sum: u64, tensor| sum.saturating_add(tensor.bytes));
         let (responses, declared) = (Arc::clone(&self.responses), Arc::clone(declared));
         let work = move || sanitise(&responses, slot, &placed, &declared, rows);
-        let taken = self.desk.run_if(bytes > LARGE as u64, work).await;
-        taken.unwrap_or_else(|| Err(Unbelieved::Lie("its answer could not be read".to_owned())))
+        match self.desk.finish_if(bytes > LARGE as u64, until, work).await {
+            Ok(taken) => taken.map(Some),
+            Err(Undone::Late) => Ok(None),
+            Err(Undone::Panicked) => Err(Unbelieved::Lie("its answer could not be read".to_owned())),
+        }
     }
 
     /// The next message. Safe to drop half way: a packet is taken whole or not at all.

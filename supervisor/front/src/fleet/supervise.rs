@@ -232,14 +232,14 @@ async fn appoint(
     let link = Link::new(Channel::new(channel), requests, responses, terms.desk.clone())
         .map_err(|e| stillborn(e.to_string()))?;
     let Geometry { slots, slot_bytes } = terms.requests;
-    let (handle, seat, launcher) = (Arc::clone(handle), seat.clone(), launcher.clone());
+    let (handle, seat, launcher, rest) = (Arc::clone(handle), seat.clone(), launcher.clone(), terms.arena_rest);
     Ok(Tenure {
         worker,
         handle,
         seat,
         launcher,
         link,
-        tides: Tides::new(files, slots, [slot_bytes, terms.responses.slot_bytes], terms.arena_rest),
+        tides: Tides::new(files, slots, [slot_bytes, terms.responses.slot_bytes], rest, terms.desk.clone()),
         exit,
         verified: false,
         said: 0,
@@ -254,5 +254,5 @@ async fn appoint(
 }
 
 fn excused(handle: &ModelHandle, layer: Layer) -> bool {
-    layer.excused_by(&handle.status().waived)
+    handle.read(|status| layer.excused_by(&status.waived))
 }

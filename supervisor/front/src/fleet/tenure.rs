@@ -193,7 +193,11 @@ impl Tenure {
                 () = too_long.ring(overdue) => return End::Lost(Cause::deadline("no answer at the request's deadline")),
                 () = self.handle.queue.arrival(), if room => {}
                 () = together_by.ring(company) => {}
-                () = ebbs.ring(ebb) => self.tides.ebb(|slot| flight.is_free(slot), Instant::now()),
+                () = ebbs.ring(ebb) => self.tides.ebb(flight, Instant::now()),
+                slot = self.tides.ebbed() => {
+                    flight.give_back(slot);
+                    self.tides.ebb(flight, Instant::now());
+                }
                 _ = stop.changed() => {}
                 () = pings.due(), if flight.is_empty() => {
                     if !pings.ask(&self.link) {
@@ -221,6 +225,7 @@ impl Tenure {
                 tally.given(flight.len());
                 None
             }
+            Err(NotGiven::Late) => None,
             Err(NotGiven::Link(error, jobs)) => {
                 for job in jobs.into_iter().rev() {
                     self.handle.queue.push_front(job);
@@ -317,8 +322,10 @@ impl Tenure {
         self.tides.landed(running.slot, [running.bytes(), answer], Instant::now());
         self.handle.served.ran(running.rows.unwrap_or(1), ran);
         running.jobs.iter().for_each(|job| job.trace().ran(ran));
-        match self.link.take(running.slot, placed, declared, running.rows).await {
-            Ok(outputs) => match split::split(&running.jobs, &outputs) {
+        match self.link.take(running.slot, placed, declared, running.rows, running.deadline()).await {
+            // All of them were late before a desk was free, and have been told by their own clocks.
+            Ok(None) => {}
+            Ok(Some(outputs)) => match split::split(&running.jobs, &outputs) {
                 Some(parts) => {
                     for (job, part) in running.jobs.into_iter().zip(parts) {
                         job.answer(Ok(part));

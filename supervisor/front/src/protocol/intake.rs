@@ -10,7 +10,6 @@ use http_body_util::BodyExt;
 use tokio::time::timeout;
 
 use crate::admit::head::Visitor;
-use crate::desk::Desk;
 use crate::metrics::Metrics;
 use crate::pipeline::Pipeline;
 use crate::refusal::{Kind, Refusal};
@@ -28,8 +27,6 @@ pub struct Intake {
     pub metrics: Metrics,
     /// Whether a request may ask where its time went.
     pub trace: bool,
-    /// Where large texts are read and written.
-    pub desk: Desk,
     /// How long a body may take.
     pub body_time: Duration,
 }

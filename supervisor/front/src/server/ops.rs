@@ -284,7 +284,7 @@ mod tests {
             last_exit: Some(LastExit { worker: None, cause: "spawn", detail: "no".into(), at: 1 }),
             waived: vec![Waiver::Landlock],
             run_time_code: RunTimeCode::Refused,
-            convolutions: vec!["conv 8 3 64 1 0 0 224,7,2,3,1 224,7,2,3,1".parse().unwrap()],
+            convolutions: vec!["conv 8 3 64 1 0 0 224,7,2,3,1 224,7,2,3,1".parse().unwrap()].into(),
             tenant: "team".into(),
             spawn: "zygote",
             violations,

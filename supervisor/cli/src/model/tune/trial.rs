@@ -2,10 +2,13 @@
 
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use casemate_config::model::ModelConfig;
+use casemate_config::{Config, ConfigError};
 use casemate_ipc::convolution::Convolution;
+use casemate_ipc::id::ModelName;
 use casemate_ipc::tensor::{DType, TensorSpec};
 use casemate_manifest::Manifest;
 use serde::Deserialize;
@@ -15,6 +18,7 @@ use toml::{Table, Value};
 use ureq::http::Response;
 use ureq::{Agent, Body};
 
+use super::advice::Duel;
 use crate::demo::server::{Server, ServerError};
 use crate::escape::short;
 use crate::scratch::{Scratch, ScratchError, waived_by_default};
@@ -33,6 +37,15 @@ pub(super) struct Trial {
     stop: Stop,
 }
 
+/// What the operator has said about the model, all of which holds for its trials too.
+#[derive(Debug)]
+pub(super) struct Operator {
+    /// The model's own name.
+    pub(super) name: ModelName,
+    /// The config; the defaults where there is none.
+    pub(super) path: Option<PathBuf>,
+}
+
 /// Why nothing was measured.
 #[derive(Debug, Error)]
 pub(crate) enum TrialError {
@@ -40,6 +53,12 @@ pub(crate) enum TrialError {
     Scratch(#[from] ScratchError),
     #[error("cannot write the config")]
     Config(#[source] io::Error),
+    #[error("the config is refused with {threads} threads for one operation")]
+    Refused {
+        threads: u32,
+        #[source]
+        cause: ConfigError,
+    },
     #[error("{error}{lines}")]
     Server { error: ServerError, lines: String },
     #[error("the server did not answer")]
@@ -60,6 +79,9 @@ const MAX_ANSWER: u64 = 256 << 20;
 /// One setting is measured so long, and so often at the least.
 const LONG: Duration = Duration::from_millis(1500);
 const LEAST: usize = 5;
+/// Two settings are asked in turns, each so long, so often.
+const SHORT: Duration = Duration::from_millis(200);
+const ROUNDS: usize = 7;
 
 #[derive(Debug, Deserialize)]
 struct Status {
@@ -86,16 +108,12 @@ impl Trial {
     pub(super) fn start(
         launcher: &Path,
         scratch: &Scratch,
-        config: Option<&Path>,
+        operator: &Operator,
         manifest: &Manifest,
         threads: u32,
         stop: &Stop,
     ) -> Result<Self, TrialError> {
-        let path = match config {
-            Some(config) => scratch.like(config, None, &[])?,
-            None => scratch.defaults(&waived_by_default())?,
-        };
-        set_threads(&path, threads).map_err(TrialError::Config)?;
+        let path = operator.config(scratch, threads)?;
         let log = path.with_file_name(format!(
             "launcher-{}.log",
             fs::read_dir(path.with_file_name("")).map_or(0, Iterator::count)
@@ -151,14 +169,28 @@ impl Trial {
     pub(super) fn measure(&mut self, rows: u32, size: u64) -> Result<f64, TrialError> {
         let request = self.request(rows, size, true);
         self.send(&request)?;
+        self.median(&request, LONG, LEAST)
+    }
+
+    /// How much faster another one answers one row, in turns with this one: what else the machine does changes meanwhile.
+    pub(super) fn against(&mut self, other: &mut Self, size: u64) -> Result<Duel, TrialError> {
+        let request = self.request(1, size, true);
+        let mut rounds = Vec::new();
+        for _ in 0..ROUNDS {
+            rounds.push((self.median(&request, SHORT, 1)?, other.median(&request, SHORT, 1)?));
+        }
+        Ok(Duel { rounds })
+    }
+
+    fn median(&mut self, request: &(usize, Vec<u8>), long: Duration, least: usize) -> Result<f64, TrialError> {
         let mut times = Vec::new();
         let begun = Instant::now();
-        while times.len() < LEAST || begun.elapsed() < LONG {
+        while times.len() < least || begun.elapsed() < long {
             if self.stop.asked() {
                 return Err(TrialError::Interrupted);
             }
             let asked = Instant::now();
-            self.send(&request)?;
+            self.send(request)?;
             times.push(asked.elapsed().as_secs_f64());
         }
         times.sort_by(f64::total_cmp);
@@ -182,6 +214,8 @@ impl Trial {
         let request = self.agent.post(format!("{}/v2/models/{NAME}/infer", self.base));
         let request = request.header("Content-Type", "application/octet-stream");
         let request = request.header("Inference-Header-Content-Length", json.to_string());
+        // Nobody works on for a trial that has given up.
+        let request = request.header("X-Request-Timeout-Ms", READY.as_millis().to_string());
         read(request.send(&body[..]).map_err(Box::new)?)
     }
 
@@ -227,12 +261,32 @@ pub(super) fn apart(before: &[f64], after: &[f64]) -> f64 {
     before.iter().zip(after).map(|(a, b)| (a - b).abs() / largest).fold(0.0, f64::max)
 }
 
+impl Operator {
+    /// Writes the config of a trial: the operator's, with what it says of this model, and so many threads.
+    fn config(&self, scratch: &Scratch, threads: u32) -> Result<PathBuf, TrialError> {
+        let path = match &self.path {
+            Some(config) => scratch.like(config, Some(self.name.as_str()), &[NAME])?,
+            None => scratch.defaults(&waived_by_default())?,
+        };
+        set_threads(&path, threads).map_err(TrialError::Config)?;
+        Ok(path)
+    }
+
+    /// How its workers are to be, with one thread for each operation.
+    pub(super) fn settings(&self, scratch: &Scratch) -> Result<ModelConfig, TrialError> {
+        let text = fs::read_to_string(self.config(scratch, 1)?).map_err(TrialError::Config)?;
+        let config = Config::parse(&text).map_err(|cause| TrialError::Refused { threads: 1, cause })?;
+        let name = NAME.parse().map_err(|_| TrialError::Config(io::ErrorKind::InvalidInput.into()))?;
+        Ok(config.model(&name))
+    }
+}
+
 fn set_threads(path: &Path, threads: u32) -> io::Result<()> {
     let mut table: Table = toml::from_str(&fs::read_to_string(path)?).map_err(io::Error::other)?;
-    let models = table.entry("models").or_insert_with(|| Table::new().into());
-    let model = Table::from_iter([("threads".to_owned(), Value::from(threads))]);
-    if let Some(models) = models.as_table_mut() {
-        models.insert(NAME.to_owned(), model.into());
+    let models = table.entry("models").or_insert_with(|| Table::new().into()).as_table_mut();
+    let model = models.map(|models| models.entry(NAME).or_insert_with(|| Table::new().into()));
+    if let Some(model) = model.and_then(Value::as_table_mut) {
+        model.insert("threads".to_owned(), Value::from(threads));
     }
     fs::write(path, toml::to_string(&table).map_err(io::Error::other)?)
 }
@@ -248,7 +302,33 @@ fn read(mut response: Response<Body>) -> Result<Vec<u8>, TrialError> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
+    use casemate_ipc::launch::RunTimeCode;
+
     use super::*;
+
+    #[test]
+    fn a_trial_is_as_the_operator_wants_the_model() {
+        let scratch = Scratch::new().unwrap();
+        let mut own = tempfile::NamedTempFile::new().unwrap();
+        let text = "store = \"/srv\"\n[limits]\nthreads = 7\n[models.iris]\nversions = \"all\"\nrun_time_code = \"allowed\"\n\
+                    threads = 3\ninstances = 2\nworkers = 2\ncores = [0, 1]\nmemory_mib = 128\nmax_batch_size = 4\n\
+                    deadline_ms = 900\ncpus = 1.5\ntenant = \"garden\"\n[models.rose]\ninstances = 5\n";
+        own.write_all(text.as_bytes()).unwrap();
+        let operator = |name: &str, path| Operator { name: name.parse().unwrap(), path };
+        let iris = operator("iris", Some(own.path().to_owned()));
+        let wanted = Config::parse(text).unwrap().model(&iris.name);
+        let trial = iris.settings(&scratch).unwrap();
+        assert_eq!((trial.run_time_code, trial.instances, &*trial.cores), (RunTimeCode::Allowed, 2, &[0, 1][..]));
+        // All of it, but for what is being tuned and which versions there are.
+        assert_eq!(trial, ModelConfig { threads: 1, versions: trial.versions.clone(), ..wanted });
+        let four = Config::parse(&fs::read_to_string(iris.config(&scratch, 4).unwrap()).unwrap()).unwrap();
+        assert_eq!((four.model(&NAME.parse().unwrap()).threads, four.limits.threads), (4, 7));
+        // Nothing is said of this one.
+        assert_eq!(operator("lily", Some(own.path().to_owned())).settings(&scratch).unwrap().instances, 1);
+        assert_eq!(operator("lily", None).settings(&scratch).unwrap().threads, 1);
+    }
 
     #[test]
     fn answers_are_compared_by_their_largest_number() {

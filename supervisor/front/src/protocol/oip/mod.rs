@@ -93,14 +93,27 @@ where
     // Of the tensors behind a short JSON only BOOL is looked at, value by value.
     let text = json_length.and_then(|length| usize::try_from(length).ok()).unwrap_or(body.len());
     let long = text > LONG || body.len() > LARGE;
-    // The room for its bytes goes along: a client that hangs up gives it back when the desk is done with them.
-    let parsed = intake.desk.run_if(long, move || (json::parse(envelope, &body), visitor)).await;
-    let (parsed, visitor) = parsed.ok_or_else(|| intake.refused(broken()))?;
+    let clock = visitor.clock();
+    let (parsed, visitor) = if long {
+        let (model, version) = (envelope.model.clone(), envelope.version.clone());
+        // The room for its bytes goes along, and is given back with them.
+        let work = move || (json::parse(envelope, &body), visitor);
+        let done = intake.pipeline.at_desk((&model, version.as_ref()), clock, work).await;
+        done.map_err(|refusal| intake.refused(refusal))?
+    } else {
+        (json::parse(envelope, &body), visitor)
+    };
     let (request, wanted) = parsed.map_err(|refusal| intake.refused(refusal))?;
     trace.end(Stage::Parse);
     let answer = intake.pipeline.infer(visitor, request, &trace).await?;
-    let long = json::text_length(&answer, &wanted) > LONG;
-    let rendered = intake.desk.run_if(long, move || json::render(&answer, &wanted)).await.ok_or_else(broken)?;
+    let rendered = if json::text_length(&answer, &wanted) > LONG {
+        let id = answer.model.clone();
+        let work = move || json::render(&answer, &wanted);
+        let done = intake.pipeline.at_desk((&id.name, Some(&id.version)), clock, work).await;
+        done.map_err(|refusal| intake.refused(refusal))?
+    } else {
+        json::render(&answer, &wanted)
+    };
     intake.metrics.bytes_out(rendered.len() as u64);
     let Rendered { body, tail, json_length } = rendered;
     let media_type = if json_length.is_some() { "application/octet-stream" } else { "application/json" };
@@ -124,10 +137,6 @@ const LARGE: usize = 1 << 20;
 /// Where the time of a traced request went.
 const TIMING: HeaderName = HeaderName::from_static("server-timing");
 
-fn broken() -> Refusal {
-    Refusal::new(Kind::Internal, "a request or its answer could not be read or written; this is a fault of the server")
-}
-
 // === health and metadata ===
 
 async fn server() -> Response {
@@ -146,22 +155,20 @@ async fn ready(State(intake): State<Intake>) -> Response {
 }
 
 async fn model_ready(State(intake): State<Intake>, target: Target) -> Result<Response, Refusal> {
-    let status = intake.pipeline.status(&target.model, target.version.as_ref())?;
-    let ready = status.state == ModelState::Ready;
-    Ok(json(ready_code(ready), &json!({"name": status.model.name, "ready": ready})))
+    let (model, state) = intake.pipeline.state(&target.model, target.version.as_ref())?;
+    let ready = state == ModelState::Ready;
+    Ok(json(ready_code(ready), &json!({"name": model.name, "ready": ready})))
 }
 
 async fn metadata(State(intake): State<Intake>, target: Target) -> Result<Response, Refusal> {
-    let status = intake.pipeline.status(&target.model, target.version.as_ref())?;
-    let declared = status.declared.ok_or_else(|| {
-        let why = format!("what {} takes is known once a worker has verified it; come again", status.model);
+    let (model, declared) = intake.pipeline.declared(&target.model, target.version.as_ref())?;
+    let declared = declared.ok_or_else(|| {
+        let why = format!("what {model} takes is known once a worker has verified it; come again");
         Refusal::new(Kind::NotReady, why)
     })?;
-    let served = intake.pipeline.statuses().into_iter().map(|status| status.model);
-    let versions = served.filter(|model| model.name == target.model).map(|model| model.version).collect();
     let metadata = Metadata {
         name: &target.model,
-        versions,
+        versions: intake.pipeline.versions(&target.model).collect(),
         platform: &declared.platform,
         inputs: declared.signature.inputs.iter().map(tensor).collect(),
         outputs: declared.signature.outputs.iter().map(tensor).collect(),
@@ -173,7 +180,7 @@ async fn metadata(State(intake): State<Intake>, target: Target) -> Result<Respon
 #[derive(Debug, Serialize)]
 struct Metadata<'a> {
     name: &'a ModelName,
-    versions: Vec<Version>,
+    versions: Vec<&'a Version>,
     platform: &'a str,
     inputs: Vec<Tensor<'a>>,
     outputs: Vec<Tensor<'a>>,
