@@ -67,6 +67,12 @@ pub fn forget() {
     torchscript::forget();
 }
 
+/// Gives back the memory that only the start and the load needed.
+pub fn let_go() {
+    #[cfg(feature = "torch")]
+    shim::thrift::let_go();
+}
+
 /// The engine's name and version, if this build has it.
 pub fn platform(format: Format) -> Option<String> {
     match format {
