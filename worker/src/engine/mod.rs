@@ -67,10 +67,16 @@ pub fn forget() {
     torchscript::forget();
 }
 
-/// Gives back the memory that only the start and the load needed.
-pub fn let_go() {
+/// Gives back what the start and the load needed of the heap, and nothing else does.
+pub fn let_go_of_heap() {
     #[cfg(feature = "torch")]
-    shim::thrift::let_go();
+    shim::thrift::let_go_of_heap();
+}
+
+/// The same for pages of libraries.
+pub fn let_go_of_libraries() {
+    #[cfg(feature = "torch")]
+    shim::thrift::let_go_of_libraries();
 }
 
 /// The engine's name and version, if this build has it.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::routes::Answers;
 use crate::alarm::Alarm;
 use axum::response::Response;
+use bytes::Bytes;
 use casemate_config::Limits;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -62,13 +63,7 @@ pub async fn serve(listener: TcpListener, routes: impl Answers, limits: &Limits,
 
 /// A connection from its first byte to its last. While nobody speaks on it, it is a socket and a clock: the parser and its
 /// buffers are there from the first byte of a request on, and for a moment after the answer.
-async fn converse(
-    tcp: TcpStream,
-    routes: impl Answers,
-    paces: Paces,
-    mut stop: watch::Receiver<bool>,
-    crowd: Crowd,
-) {
+async fn converse(tcp: TcpStream, routes: impl Answers, paces: Paces, mut stop: watch::Receiver<bool>, crowd: Crowd) {
     // Answers are written in one go; waiting for more would only add the client's delayed acknowledgement.
     let _ = tcp.set_nodelay(true);
     let mut socket = Paced::new(tcp);
@@ -135,7 +130,9 @@ async fn speak(
         Silence::Rest => {
             let parts = parts();
             let half = !parts.read_buf.is_empty();
-            End::Rest(Paced { ahead: parts.read_buf, half, ..parts.io.into_inner() })
+            // A copy: what the parser hands over is its whole buffer, however little is in it.
+            let ahead = Bytes::copy_from_slice(&parts.read_buf);
+            End::Rest(Paced { ahead, half, ..parts.io.into_inner() })
         }
         Silence::Cut => {
             tracing::debug!(pace = ?pace.phase(), "a connection was cut off");

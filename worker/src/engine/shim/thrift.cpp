@@ -32,6 +32,14 @@ using Register = c10::RegistrationHandleRAII (*)(c10::Dispatcher*, c10::Operator
                                                  c10::KernelFunction, std::optional<c10::impl::CppSignature>,
                                                  std::unique_ptr<c10::FunctionSchema>, std::string);
 
+// A part of a library that is worth it. It is libtorch alone that has any.
+constexpr uintptr_t LARGE = 4 << 20;
+
+// A run's scratch stays with the process: whoever gives it back after each run has its pages made anew in the next. Without
+// these glibc moves both bounds while it runs, as far as to these numbers, and meanwhile gives and takes.
+constexpr int SCRATCH = 32 << 20;
+constexpr int KEPT = 2 * SCRATCH;
+
 // Nought until it is asked for: it is used before this program's own statics are made.
 Register original = nullptr;
 
@@ -64,7 +72,7 @@ int unmap_pages(dl_phdr_info* object, size_t, void*) {
     const uintptr_t first = object->dlpi_addr + part.p_vaddr;
     const uintptr_t start = (first + page - 1) & ~(page - 1);
     const uintptr_t end = (first + part.p_memsz) & ~(page - 1);
-    if (start < end) {
+    if (start < end && end - start >= LARGE) {
       // Where the kernel does not want to, the pages stay.
       madvise(reinterpret_cast<void*>(start), end - start, MADV_DONTNEED);
     }
@@ -90,10 +98,16 @@ __attribute__((visibility("default"))) c10::RegistrationHandleRAII c10::Dispatch
 
 extern "C" {
 
-// The heap's free pages go back to the system, and the libraries' pages that were only read out of this process's map: most
-// of those were needed for the start alone. Whatever is needed again is mapped again, from the page cache.
-void casemate_let_go() {
+// The heap's free pages go back to the system. What is freed later stays, so that no run pays for it.
+void casemate_let_go_of_heap() {
   malloc_trim(0);
+  mallopt(M_MMAP_THRESHOLD, SCRATCH);
+  mallopt(M_TRIM_THRESHOLD, KEPT);
+}
+
+// The pages of libtorch that were only read leave this process's map: most were needed for the start alone. Whatever is
+// needed again is mapped again, from the page cache.
+void casemate_let_go_of_libraries() {
   dl_iterate_phdr(unmap_pages, nullptr);
 }
 
