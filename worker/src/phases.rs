@@ -119,6 +119,11 @@ fn live(front: &'static ToFront, estate: Estate, warmth: Warmth) -> Result<i32, 
         engine,
     };
     let mut own = cell(engine);
+    // Before the trials: what serving needs, they take again.
+    engine::let_go_of_heap();
+    if warmth == Warmth::Cold {
+        engine::let_go_of_libraries();
+    }
     own.trial(0).map_err(|error| Stop::at(Step::Trial, error))?;
     join(&crew, others.into_iter().map(cell)).map_err(|error| Stop::at(Step::Trial, error))?;
     let load_us = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);

@@ -16,6 +16,7 @@ use nix::sys::prctl;
 use thiserror::Error;
 
 use crate::boot::{self, BootError, ToLauncher};
+use crate::engine;
 use crate::engine::contract::RunError;
 use crate::engine::shim::{self, birth};
 use crate::{newborn, warm};
@@ -81,6 +82,8 @@ struct Settled(ZygoteSettled, birth::Place);
 fn settle(launcher: &ToLauncher) -> Result<Settled, ZygoteError> {
     let confined = lockdown::confine_zygote()?;
     warm::warm_up(RunTimeCode::Refused)?;
+    // Here once for all that it bears; of the heap each gives back for itself, when its model is there.
+    engine::let_go_of_libraries();
     let settled = lockdown::settle_zygote(confined)?;
     let place = birth::place().map_err(ZygoteError::Place)?;
     launcher.send(&FromZygote::Warm)?;

@@ -67,6 +67,18 @@ pub fn forget() {
     torchscript::forget();
 }
 
+/// Gives back what the start and the load needed of the heap, and nothing else does.
+pub fn let_go_of_heap() {
+    #[cfg(feature = "torch")]
+    shim::thrift::let_go_of_heap();
+}
+
+/// The same for pages of libraries.
+pub fn let_go_of_libraries() {
+    #[cfg(feature = "torch")]
+    shim::thrift::let_go_of_libraries();
+}
+
 /// The engine's name and version, if this build has it.
 pub fn platform(format: Format) -> Option<String> {
     match format {

@@ -13,6 +13,8 @@ pub mod birth;
 pub mod convolution;
 #[cfg(feature = "torch")]
 pub mod libtorch;
+#[cfg(feature = "torch")]
+pub mod thrift;
 
 /// One argument of a raw system call. A pointer comes from something that is borrowed, so it outlives the call.
 #[derive(Debug)]

@@ -202,6 +202,7 @@ pub(super) const UNSAFE: &[UnsafeFile] = &[
     UnsafeFile { place: "ipc/src/shm/map", why: "mmap, and copies from memory that another process may be changing" },
     UnsafeFile { place: "ipc/src/inherited", why: "descriptors that come as plain numbers, at birth or in a message" },
     UnsafeFile { place: "supervisor/front/src/fleet/registered", why: "tokio asks for a promise about descriptors" },
+    UnsafeFile { place: "supervisor/front/src/heap", why: "libc gives free pages back only when it is told to" },
     UnsafeFile { place: "supervisor/launcher/src/sys", why: "clone3, exec and ptrace have no safe form" },
     UnsafeFile { place: "worker/src/engine/shim", why: "the door to our C++ over libtorch" },
     UnsafeFile { place: "policies/lockdown/src/prctl", why: "system calls that no crate wraps" },

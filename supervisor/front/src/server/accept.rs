@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::routes::Answers;
 use crate::alarm::Alarm;
 use axum::response::Response;
+use bytes::Bytes;
 use casemate_config::Limits;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -20,6 +21,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
+use super::crowd::Crowd;
 use super::pace::{Pace, Paced, Paces, Phase, Silence, stopped};
 
 /// Serves until `stop` holds true or its sender is gone: then takes no further connection, closes the idle ones, and
@@ -28,6 +30,8 @@ pub async fn serve(listener: TcpListener, routes: impl Answers, limits: &Limits,
     let paces = Paces::from(limits);
     let mut connections = JoinSet::new();
     let told = stop.clone();
+    let crowd = Crowd::default();
+    let mut tidy = Box::pin(crowd.tidy());
     loop {
         tokio::select! {
             biased;
@@ -36,7 +40,7 @@ pub async fn serve(listener: TcpListener, routes: impl Answers, limits: &Limits,
             // A full house leaves further ones in the kernel's queue.
             accepted = listener.accept(), if connections.len() < paces.connections => match accepted {
                 Ok((tcp, _)) => {
-                    connections.spawn(converse(tcp, routes.clone(), paces, told.clone()));
+                    connections.spawn(converse(tcp, routes.clone(), paces, told.clone(), crowd.clone()));
                 }
                 Err(error) => {
                     // A client that was gone already, or no descriptor left: the next try must not be at once.
@@ -44,6 +48,7 @@ pub async fn serve(listener: TcpListener, routes: impl Answers, limits: &Limits,
                     sleep(Duration::from_millis(20)).await;
                 }
             },
+            () = &mut tidy => {}
         }
     }
     drop(listener);
@@ -58,13 +63,13 @@ pub async fn serve(listener: TcpListener, routes: impl Answers, limits: &Limits,
 
 /// A connection from its first byte to its last. While nobody speaks on it, it is a socket and a clock: the parser and its
 /// buffers are there from the first byte of a request on, and for a moment after the answer.
-async fn converse(tcp: TcpStream, routes: impl Answers, paces: Paces, mut stop: watch::Receiver<bool>) {
+async fn converse(tcp: TcpStream, routes: impl Answers, paces: Paces, mut stop: watch::Receiver<bool>, crowd: Crowd) {
     // Answers are written in one go; waiting for more would only add the client's delayed acknowledgement.
     let _ = tcp.set_nodelay(true);
     let mut socket = Paced::new(tcp);
     while socket.hears(&paces, &mut stop).await {
         // In a box, so that it costs nothing while nobody speaks.
-        match Box::pin(speak(socket, routes.clone(), paces, stop.clone())).await {
+        match Box::pin(speak(socket, routes.clone(), paces, stop.clone(), crowd.clone())).await {
             End::Rest(quiet) => socket = quiet,
             End::Done(tcp) => return Box::pin(linger(tcp)).await,
             End::Cut => return,
@@ -73,14 +78,25 @@ async fn converse(tcp: TcpStream, routes: impl Answers, paces: Paces, mut stop: 
 }
 
 /// Requests and answers, until the connection ends or nobody has spoken for a while.
-async fn speak(socket: Paced, routes: impl Answers, paces: Paces, mut stop: watch::Receiver<bool>) -> End {
+async fn speak(
+    socket: Paced,
+    routes: impl Answers,
+    paces: Paces,
+    mut stop: watch::Receiver<bool>,
+    crowd: Crowd,
+) -> End {
+    let _speaker = crowd.join();
     let pace = socket.pace.clone();
     let may_rest = !socket.half;
     let service = {
         let pace = pace.clone();
         service_fn(move |request: hyper::Request<Incoming>| {
             pace.enter(Phase::Answering);
-            Box::pin(answer(routes.clone(), request, pace.clone()))
+            let (routes, pace, asker) = (routes.clone(), pace.clone(), crowd.ask());
+            Box::pin(async move {
+                let _asker = asker;
+                answer(routes, request, pace).await
+            })
         })
     };
     let mut connection = http1::Builder::new()
@@ -114,7 +130,9 @@ async fn speak(socket: Paced, routes: impl Answers, paces: Paces, mut stop: watc
         Silence::Rest => {
             let parts = parts();
             let half = !parts.read_buf.is_empty();
-            End::Rest(Paced { ahead: parts.read_buf, half, ..parts.io.into_inner() })
+            // A copy: what the parser hands over is its whole buffer, however little is in it.
+            let ahead = Bytes::copy_from_slice(&parts.read_buf);
+            End::Rest(Paced { ahead, half, ..parts.io.into_inner() })
         }
         Silence::Cut => {
             tracing::debug!(pace = ?pace.phase(), "a connection was cut off");

@@ -2,6 +2,7 @@
 //! how a refusal is told.
 
 pub mod accept;
+mod crowd;
 pub mod ops;
 mod pace;
 pub mod reply;
