@@ -26,6 +26,9 @@ pub enum ConfineError {
     /// The filter of the warm-up is not in force.
     #[error("system call filter: {0}")]
     Filter(#[source] InstallError),
+    /// The allocator of a zygote could not be made ready for its workers' last filters.
+    #[error("priming the heap: {0}")]
+    Heap(#[source] std::io::Error),
 }
 
 /// Why [`crate::lock`] refused.

@@ -190,6 +190,9 @@ pub fn seal_front(locked: FrontLocked) -> Result<FrontSealed, SealError> {
 /// A zygote's first act, as a worker's, under a filter of its own. Whatever it bears makes no machine code.
 pub fn confine_zygote() -> Result<ZygoteConfined, ConfineError> {
     privileges::prove_one_thread().map_err(ConfineError::Threads)?;
+    // Its filter lets it have no thread, and whatever it bears need not ask again.
+    heap::prime().map_err(ConfineError::Heap)?;
+    privileges::await_one_thread().map_err(ConfineError::Threads)?;
     privileges::no_new_privs().map_err(ConfineError::NoNewPrivs)?;
     privileges::non_dumpable().map_err(ConfineError::Dumpable)?;
     signals::reset().map_err(ConfineError::Signals)?;

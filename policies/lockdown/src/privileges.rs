@@ -1,5 +1,8 @@
 //! What a process may do by what it is: threads, `no_new_privs`, dumpable, cores, capabilities. Each is read back.
 
+use std::thread;
+use std::time::{Duration, Instant};
+
 use caps::errors::CapsError;
 use caps::{CapSet, Capability, CapsHashSet};
 use nix::errno::Errno;
@@ -44,6 +47,20 @@ pub(crate) fn prove_one_thread() -> Result<(), PrivilegeError> {
         Err(errno) => Err(errno.into()),
     }
 }
+
+/// The same after a thread that has been waited for: the kernel counts it for a moment longer.
+pub(crate) fn await_one_thread() -> Result<(), PrivilegeError> {
+    let until = Instant::now() + GOING;
+    loop {
+        match prove_one_thread() {
+            Err(PrivilegeError::ManyThreads) if Instant::now() < until => thread::sleep(Duration::from_micros(50)),
+            proved => return proved,
+        }
+    }
+}
+
+/// What a thread needs to go, on a machine that has no time.
+const GOING: Duration = Duration::from_secs(5);
 
 pub(crate) fn no_new_privs() -> Result<(), PrivilegeError> {
     safe::set_no_new_privs()?;

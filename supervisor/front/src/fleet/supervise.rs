@@ -159,8 +159,7 @@ async fn one(
     let mut served = false;
     let end = match tenure.begin(turn, terms.load).await {
         Err(end) => end,
-        Ok(inside) => {
-            let cage = launcher.attest(tenure.worker).await;
+        Ok((inside, cage)) => {
             // Without it the model would be served by a worker of which nobody has seen the cage.
             let naked = cage.iter().find(|r| !r.in_force && !excused(handle, r.layer));
             match naked {

@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 use casemate_ipc::convolution::MAX_SAID;
 use casemate_ipc::id::{BatchId, WorkerId};
 use casemate_ipc::launch::ExitCause;
+use casemate_ipc::layer::Reading;
 use casemate_ipc::work::{Declared, Failure, FromWorker, Inside, Placed, Step, ToWorker};
+use tokio::join;
 use tokio::sync::watch;
 use tokio::time::{timeout, timeout_at};
 
@@ -80,8 +82,9 @@ pub enum End {
 }
 
 impl Tenure {
-    /// Waits until the worker serves, and says what it saw of its cage. `load` is how long that may take from its turn on.
-    pub async fn begin(&mut self, turn: Turn, load: Duration) -> Result<Inside, End> {
+    /// Waits until the worker serves, and says what it saw of its cage, and what its launcher reads of it. `load` is how long
+    /// that may take from its turn on.
+    pub async fn begin(&mut self, turn: Turn, load: Duration) -> Result<(Inside, Vec<Reading>), End> {
         let until = turn.since + load;
         let handshake = async {
             let (declared, inside) = match self.next().await? {
@@ -93,12 +96,15 @@ impl Tenure {
             sanitise::check_declared(&declared).map_err(|e| End::Lost(Cause::protocol(&e)))?;
             self.handle.verified(declared);
             self.verified = true;
-            match self.next().await? {
-                FromWorker::Ready { load_us } => {
+            // It has all of its cage on, and cannot take anything off: the launcher reads it while the worker loads.
+            let (launcher, worker) = (self.launcher.clone(), self.worker);
+            match join!(self.next(), launcher.attest(worker)) {
+                (Ok(FromWorker::Ready { load_us }), cage) => {
                     tracing::info!(model = %self.handle.model, load_us, "model loaded");
-                    Ok(inside)
+                    Ok((inside, cage))
                 }
-                other => Err(out_of_turn(&other)),
+                (Ok(other), _) => Err(out_of_turn(&other)),
+                (Err(end), _) => Err(end),
             }
         };
         match timeout_at(until.into(), handshake).await {
