@@ -5,7 +5,8 @@ mod torch {
     use std::path::{Path, PathBuf};
 
     pub(super) fn build() {
-        let shims = ["caged", "convolution", "guard", "libtorch"].map(|name| format!("src/engine/shim/{name}.cpp"));
+        let shims = ["caged", "convolution", "guard", "instance", "libtorch"];
+        let shims = shims.map(|name| format!("src/engine/shim/{name}.cpp"));
         println!("cargo:rerun-if-env-changed=LIBTORCH");
         for shim in &shims {
             println!("cargo:rerun-if-changed={shim}");
