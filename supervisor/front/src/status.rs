@@ -37,6 +37,8 @@ pub struct ModelStatus {
     pub run_time_code: RunTimeCode,
     /// Convolutions that ran without oneDNN's code; of a worker's saying, and within the bounds of the type.
     pub convolutions: Vec<Convolution>,
+    /// Whether it has a `model.shapes` that its last worker does without, because a zygote bore that.
+    pub shapes_left_aside: bool,
     /// Whose it is.
     pub tenant: String,
     /// How its workers come to be: `exec` or `zygote`.
