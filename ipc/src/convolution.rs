@@ -411,7 +411,9 @@ mod tests {
     fn what_takes_too_much_at_once_is_refused_by_its_line() {
         let large = "conv 1 16 16 1 0 0 2048,1,1,0,1 2048,1,1,0,1";
         let error = Convolutions::parse(format!("{}{large}\n", text()).as_bytes()).unwrap_err();
-        assert!(matches!(&error, ConvolutionError::At(4, line, why) if line == large && **why == ConvolutionError::Bytes(536_871_936)));
+        assert!(
+            matches!(&error, ConvolutionError::At(4, line, why) if line == large && **why == ConvolutionError::Bytes(536_871_936))
+        );
         let smaller = large.replace("16 16", "8 16");
         assert!(Convolutions::parse(format!("{}{smaller}\n", text()).as_bytes()).is_ok());
     }

@@ -223,7 +223,19 @@ impl Spawner {
         };
         let run_time_code = settings.run_time_code;
         let channel = front.into_socket();
-        Ok(Spawned { pid, pidfd, identity, born, ceilings, run_time_code, warmed, shapes_left_aside, leaf, channel, log })
+        Ok(Spawned {
+            pid,
+            pidfd,
+            identity,
+            born,
+            ceilings,
+            run_time_code,
+            warmed,
+            shapes_left_aside,
+            leaf,
+            channel,
+            log,
+        })
     }
 
     /// Starts a zygote, and waits until its program runs.
