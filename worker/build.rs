@@ -5,8 +5,8 @@ mod torch {
     use std::path::{Path, PathBuf};
 
     pub(super) fn build() {
-        let shims =
-            ["caged", "convolution", "guard", "libtorch", "thrift"].map(|name| format!("src/engine/shim/{name}.cpp"));
+        let shims = ["caged", "convolution", "guard", "instance", "libtorch", "thrift"];
+        let shims = shims.map(|name| format!("src/engine/shim/{name}.cpp"));
         println!("cargo:rerun-if-env-changed=LIBTORCH");
         for shim in &shims {
             println!("cargo:rerun-if-changed={shim}");

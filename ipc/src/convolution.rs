@@ -10,6 +10,8 @@ use std::str::FromStr;
 use bincode::{Decode, Encode};
 use thiserror::Error;
 
+use crate::digest;
+
 /// Most convolutions of one model.
 pub const MAX_CONVOLUTIONS: usize = 256;
 /// Most that a worker says in its life: each is said again when it is met with twice as many rows.
@@ -62,6 +64,15 @@ pub struct Convolutions {
     pub list: Vec<Convolution>,
 }
 
+/// What a warm-up runs of them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// Each convolution with its numbers of rows.
+    pub pieces: Vec<Convolution>,
+    /// Those that would take too much.
+    pub left_out: Vec<Convolution>,
+}
+
 /// Why a text or a value is none.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum ConvolutionError {
@@ -80,18 +91,27 @@ pub enum ConvolutionError {
     /// A size.
     #[error("{0} is out of bounds")]
     Bounds(&'static str),
+    /// Memory.
+    #[error("one row takes {0} bytes with its weights and its output; {MAX_BATCH_BYTES} may be taken at once")]
+    Bytes(u64),
+    /// What is wrong with the numbers in a line.
+    #[error("line {0}, `{1}`: {2}")]
+    At(usize, String, Box<Self>),
 }
 
 /// Largest number of any kind.
 const MAX_NUMBER: u32 = 65_536;
 /// Largest tensor of one row, in bytes; and largest weight.
 const MAX_BYTES: u64 = 256 << 20;
-/// Largest tensor of all rows that are run at once, in bytes.
+/// Most that one of them takes at once, for all its rows, in bytes: input, weights, bias and output.
 const MAX_BATCH_BYTES: u64 = 512 << 20;
 /// Most of them with their numbers of rows: oneDNN must keep the code of all, which is a few pieces for each.
 const MAX_PIECES: usize = 2048;
 /// Multiplications that the warm-up may take for one model: some seconds of one core.
 const MAX_WORK: u64 = 1 << 37;
+/// Bytes that the warm-up may fill for one model, one piece after the other: some seconds too. A convolution of few
+/// multiplications can have large tensors.
+const MAX_FILLED: u64 = 1 << 34;
 
 impl Convolution {
     /// Whether every number is within its bounds, and they make a convolution together.
@@ -126,7 +146,10 @@ impl Convolution {
         if sizes.into_iter().any(|bytes| bytes.is_none_or(|bytes| bytes > MAX_BYTES)) {
             return Err(ConvolutionError::Bounds("a tensor"));
         }
-        Ok(())
+        match self.bytes(1) {
+            bytes if bytes <= MAX_BATCH_BYTES => Ok(()),
+            bytes => Err(ConvolutionError::Bytes(bytes)),
+        }
     }
 
     /// Whether it is the same one, for another number of rows.
@@ -141,6 +164,15 @@ impl Convolution {
         let (channels, outputs, groups) = (u64::from(self.channels), u64::from(self.outputs), u64::from(self.groups));
         let points = self.axes.iter().map(|axis| u64::from(axis.output().unwrap_or(1)) * u64::from(axis.kernel));
         points.fold((channels / groups.max(1)).saturating_mul(outputs), u64::saturating_mul)
+    }
+
+    /// Bytes that a run of so many rows fills: all its tensors.
+    fn bytes(&self, rows: u32) -> u64 {
+        let [input, output, weights] =
+            [self.input_bytes(), self.output_bytes(), self.weight_bytes()].map(|bytes| bytes.unwrap_or(u64::MAX));
+        let each = input.saturating_add(output).saturating_mul(rows.into());
+        let bias = if self.bias { u64::from(self.outputs) * 4 } else { 0 };
+        each.saturating_add(weights).saturating_add(bias)
     }
 
     fn input_bytes(&self) -> Option<u64> {
@@ -179,8 +211,8 @@ impl Convolutions {
         }
         let text = std::str::from_utf8(text).map_err(|_| ConvolutionError::Length)?;
         let mut lines = text.lines().enumerate().filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
-        let digest = lines.next().and_then(|(_, line)| digest(line.strip_prefix("sha256 ")?));
-        let sha256 = digest.ok_or(ConvolutionError::Digest)?;
+        let sha256 = lines.next().and_then(|(_, line)| digest::read(line.strip_prefix("sha256 ")?));
+        let sha256 = sha256.ok_or(ConvolutionError::Digest)?;
         let mut list = Vec::new();
         for (at, line) in lines {
             if list.len() == MAX_CONVOLUTIONS {
@@ -188,7 +220,7 @@ impl Convolutions {
             }
             let one: Convolution = line.parse().map_err(|error| match error {
                 ConvolutionError::Line(_) => ConvolutionError::Line(at + 1),
-                other => other,
+                other => ConvolutionError::At(at + 1, line.to_owned(), Box::new(other)),
             })?;
             list.push(one);
         }
@@ -196,24 +228,40 @@ impl Convolutions {
     }
 
     /// What a warm-up runs, in order: each convolution for one row, then for two, for four and so on to the most that came at
-    /// once, as long as all of it stays within a few seconds of work. Any other batch is run in pieces of these.
-    pub fn plan(&self) -> Vec<Convolution> {
-        let mut left = MAX_WORK;
-        let mut plan = Vec::new();
+    /// once, as long as all of it stays within a few seconds of work and of filled memory. Any other batch is run in pieces
+    /// of these.
+    pub fn plan(&self) -> Plan {
+        let (mut work, mut bytes) = (MAX_WORK, MAX_FILLED);
+        let mut plan = Plan::default();
         let most = self.list.iter().map(|one| one.rows).max().unwrap_or(0);
         let mut rows = 1;
         while rows <= most {
             for one in self.list.iter().filter(|one| rows <= one.rows) {
-                let room = [one.input_bytes(), one.output_bytes()].into_iter().flatten().max().unwrap_or(u64::MAX);
-                let cost = one.work().saturating_mul(rows.into());
-                if plan.len() < MAX_PIECES && cost <= left && room.saturating_mul(rows.into()) <= MAX_BATCH_BYTES {
-                    left -= cost;
-                    plan.push(Convolution { rows, ..one.clone() });
+                let (costs, fills) = (one.work().saturating_mul(rows.into()), one.bytes(rows));
+                let piece = Convolution { rows, ..one.clone() };
+                if plan.pieces.len() == MAX_PIECES || costs > work || fills > bytes || fills > MAX_BATCH_BYTES {
+                    plan.left_out.push(piece);
+                    continue;
                 }
+                (work, bytes) = (work - costs, bytes - fills);
+                plan.pieces.push(piece);
             }
             rows = rows.saturating_mul(2);
         }
         plan
+    }
+}
+
+impl Plan {
+    /// What is left out, for the log: the first piece with its bounds, and how many there are.
+    pub fn shortfall(&self) -> Option<String> {
+        let first = self.left_out.first()?;
+        let (count, bytes, work) = (self.left_out.len(), first.bytes(first.rows), first.work());
+        Some(format!(
+            "{count} sizes of batches left out, the first of them {first}: {work} multiplications for a row, and {bytes} bytes; \
+             a warm-up takes at most {MAX_PIECES} pieces, {MAX_WORK} multiplications and {MAX_FILLED} bytes in all, and \
+             {MAX_BATCH_BYTES} bytes at once"
+        ))
     }
 }
 
@@ -240,11 +288,7 @@ impl FromStr for Convolution {
 
 impl fmt::Display for Convolutions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("sha256 ")?;
-        for byte in self.sha256 {
-            write!(f, "{byte:02x}")?;
-        }
-        f.write_str("\n")?;
+        writeln!(f, "sha256 {}", digest::write(&self.sha256))?;
         self.list.iter().try_for_each(|one| writeln!(f, "{one}"))
     }
 }
@@ -276,19 +320,6 @@ fn flag(number: u32) -> Option<bool> {
         1 => Some(true),
         _ => None,
     }
-}
-
-fn digest(text: &str) -> Option<[u8; 32]> {
-    let digits = text.as_bytes();
-    if digits.len() != 64 {
-        return None;
-    }
-    let mut bytes = [0; 32];
-    for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
-        let [high, low] = [pair[0], pair[1]].map(|d| char::from(d).to_digit(16));
-        *byte = u8::try_from(high? * 16 + low?).ok()?;
-    }
-    Some(bytes)
 }
 
 #[cfg(test)]
@@ -346,13 +377,45 @@ mod tests {
         let plan = |rows: u32| {
             let one = Convolution { rows, ..FIRST.parse().unwrap() };
             let all = Convolutions { sha256: [0; 32], list: vec![one] };
-            all.plan().iter().map(|one| one.rows).collect::<Vec<_>>()
+            let plan = all.plan();
+            assert_eq!(plan.shortfall().is_some(), plan.pieces.len() < plan.pieces.len() + plan.left_out.len());
+            plan.pieces.iter().map(|one| one.rows).collect::<Vec<_>>()
         };
         assert_eq!(plan(1), [1]);
         assert_eq!(plan(7), [1, 2, 4]);
         assert_eq!(plan(8), [1, 2, 4, 8]);
         let large = plan(4096);
         assert!(large.len() > 5 && large.len() < 13, "{large:?} is bounded by nothing");
+    }
+
+    /// Few multiplications, large tensors: one step over a wide input, again and again.
+    #[test]
+    fn a_plan_fills_no_more_memory_than_it_may() {
+        let wide = |size: u32| -> Convolution {
+            format!("conv 64 1 1 1 0 0 {size},1,{size},0,1 4096,1,4096,0,1").parse().unwrap()
+        };
+        let list: Vec<_> = (8000..8256).map(wide).collect();
+        let plan = Convolutions { sha256: [0; 32], list }.plan();
+        let filled: u64 = plan.pieces.iter().map(|piece| piece.bytes(piece.rows)).sum();
+        let work: u64 = plan.pieces.iter().map(|piece| piece.work() * u64::from(piece.rows)).sum();
+        assert!(work < MAX_WORK / 1000, "{work} multiplications: another bound holds it");
+        assert!(filled <= MAX_FILLED && filled > MAX_FILLED / 2, "{filled} bytes");
+        assert!(plan.pieces.iter().all(|piece| piece.bytes(piece.rows) <= MAX_BATCH_BYTES));
+        let said = plan.shortfall().unwrap();
+        let first = plan.left_out[0].to_string();
+        assert!(said.contains(&first) && first.starts_with("conv "), "{said}");
+    }
+
+    /// Each of its tensors is small enough, and all of them together are not.
+    #[test]
+    fn what_takes_too_much_at_once_is_refused_by_its_line() {
+        let large = "conv 1 16 16 1 0 0 2048,1,1,0,1 2048,1,1,0,1";
+        let error = Convolutions::parse(format!("{}{large}\n", text()).as_bytes()).unwrap_err();
+        assert!(
+            matches!(&error, ConvolutionError::At(4, line, why) if line == large && **why == ConvolutionError::Bytes(536_871_936))
+        );
+        let smaller = large.replace("16 16", "8 16");
+        assert!(Convolutions::parse(format!("{}{smaller}\n", text()).as_bytes()).is_ok());
     }
 
     #[test]

@@ -60,6 +60,8 @@ pub enum LaunchReply {
         uid: Option<u32>,
         /// Time from the request until its program was running, in microseconds.
         spawn_us: u64,
+        /// Whether its model has a `model.shapes` that it does without: a zygote bore it, whose filter lets nothing make code.
+        shapes_left_aside: bool,
     },
     /// No worker was started.
     Refused {

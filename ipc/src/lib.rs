@@ -1,6 +1,6 @@
 //! The contract between launcher, front and worker.
 //!
-//! Names ([`id`]), what flows ([`tensor`]), how control messages travel ([`frame`], [`seqpacket`]), who may say what to
+//! Names ([`id`]), digests ([`digest`]), what flows ([`tensor`]), how control messages travel ([`frame`], [`seqpacket`]), who may say what to
 //! whom ([`launch`], [`work`]), the layers of the cage by name ([`layer`]), what the
 //! launcher tells whoever asks it ([`inquiry`]), what a model's convolutions are ([`convolution`]), and the memory that tensors live in ([`shm`]).
 //! Nothing here knows an engine, a protocol, a runtime or a clock.
@@ -9,6 +9,7 @@
 
 pub mod convolution;
 pub mod cores;
+pub mod digest;
 pub mod frame;
 pub mod id;
 #[expect(unsafe_code, reason = "descriptors that come as plain numbers")]

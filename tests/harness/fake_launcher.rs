@@ -197,7 +197,14 @@ impl House {
         let puppet = Puppet::new(before, channel, [requests, responses, print], geometry, Arc::clone(&killed));
         let name = model.name.to_string();
         let part = Arc::clone(&self.parts[&name]);
-        let started = LaunchReply::Started { model, worker, pid: std::process::id(), uid: None, spawn_us: 1 };
+        let started = LaunchReply::Started {
+            model,
+            worker,
+            pid: std::process::id(),
+            uid: None,
+            spawn_us: 1,
+            shapes_left_aside: false,
+        };
         let _ = self.ours.send_with(&started, &[front.as_fd(), log.as_fd()]);
         self.workers.insert(worker, Worker { model: name, killed, gone: Arc::clone(&gone), socket });
         self.workers.retain(|_, worker| !worker.gone.load(Ordering::Acquire));

@@ -228,8 +228,9 @@ pub fn literal(text: &str) -> String {
     literal
 }
 
+/// An archive of these records, below a folder.
 #[expect(clippy::expect_used, reason = "a vector takes every byte; a forge that cannot write is a mistake in the test")]
-fn stored(folder: &str, records: &[(String, Vec<u8>)]) -> Vec<u8> {
+pub fn stored(folder: &str, records: &[(String, Vec<u8>)]) -> Vec<u8> {
     let mut archive = ZipWriter::new(Cursor::new(Vec::new()));
     let options = SimpleFileOptions::default().compression_method(CompressionMethod::Stored);
     for (name, bytes) in records {

@@ -115,6 +115,25 @@ fn two_tenants_never_share_one_and_every_worker_has_its_own_uid() {
     );
 }
 
+/// A zygote's filter lets nothing make code, not even a warm-up.
+#[test]
+fn sizes_that_a_zygotes_worker_does_without_are_said() {
+    let setup = two_tenants();
+    for model in ["a", "d"] {
+        let shapes = setup.store().join(model).join("1/model.shapes");
+        std::fs::write(shapes, format!("sha256 {}\n", "ab".repeat(32))).unwrap();
+    }
+    let casemate = setup.serve();
+    let said: BTreeSet<String> =
+        events(&casemate, "model-shapes-left-aside").into_iter().map(|event| event["model"].clone()).collect();
+    assert_eq!(said, ["a/1".to_owned()].into());
+    // Controls: one that has none, and one that is executed, which may.
+    for (model, aside) in [("a", true), ("b", false), ("d", false)] {
+        assert_eq!(casemate.status(model)["shapes_left_aside"].as_bool(), Some(aside), "{model}");
+        assert!(answers(&casemate, model));
+    }
+}
+
 #[test]
 fn a_zygote_is_caged_itself() {
     let casemate = two_tenants().serve();

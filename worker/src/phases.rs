@@ -87,7 +87,12 @@ fn live(front: &'static ToFront, estate: Estate, warmth: Warmth) -> Result<i32, 
     tell(front, Step::Verify, &FromWorker::Verified { declared: declared.clone(), inside })?;
 
     let begun = Instant::now();
-    let gated = gate::gate(&verified, &grant.graph)?;
+    let libtorch = engine::libtorch_version();
+    let gated = gate::gate(&verified, &grant.graph, libtorch)?;
+    if let Some(lists) = gated.foreign_lists(libtorch) {
+        let said = format!("this is libtorch {libtorch}, and the list of what is denied is libtorch {lists}'s\n");
+        shim::log(2, said.as_bytes());
+    }
     let mut engine = engine::load(&gated, &declared.signature).map_err(|error| Stop::at(Step::Load, error))?;
     let judge = |engine: &dyn Engine| -> Result<(), Stop> {
         Ok(gated.graphs(&engine.graphs().map_err(|error| Stop::at(Step::Load, error))?)?)

@@ -8,8 +8,8 @@ mod operations;
 use std::collections::BTreeMap;
 
 use casemate_ipc::launch::RunTimeCode;
-use casemate_ipc::work::{Failure, FromWorker};
-use casemate_tests::forge::{Forge, Tensor};
+use casemate_ipc::work::{Failure, FromWorker, Step};
+use casemate_tests::forge::{self, Forge, Tensor};
 use casemate_tests::models;
 use cell::{Birth, Cell, Value, f32s};
 use operations::OPERATIONS;
@@ -119,6 +119,128 @@ fn what_a_module_keeps_is_an_instances_own() {
         assert!(kept < asked, "{asked} was answered with {kept}, which came later");
     }
     assert_eq!(cell.drain(), Some(0));
+}
+
+/// A forward that counts in an attribute how often it was asked, and then cuts a tensor of the module's down to one number.
+/// The answer is the count, and four bits on the number of numbers that the tensor had before.
+fn cuts_down(holder: &str) -> String {
+    format!(
+        "def forward(self, x: Tensor) -> Tensor:
+  y = x * 0
+  if bool(x[0, 0] > 0.5):
+    count = {holder}.count
+    size = {holder}.w.size(0)
+    {holder}.count = count + 1
+    w = torch.as_strided_({holder}.w, [1], [1], 0)
+    y = y + (count * 16 + size) + w[0] * 0
+  return y"
+    )
+}
+
+fn counts(inner: Forge) -> Forge {
+    inner.attribute("count", 0).attribute("w", Tensor::zeros(&[4]))
+}
+
+/// What the first answers of all instances are, with as many batches under way as there are instances and one.
+fn firsts(mut cell: Cell, instances: u32) -> Vec<u32> {
+    let asked: Vec<_> = (0..600).map(|_| vec![f32s(&[1, 4], &[1.0; 4])]).collect();
+    let answers = all(&mut cell, instances + 1, &asked);
+    assert_eq!(cell.drain(), Some(0));
+    let numbers = answers.iter().map(|answer| answer[0].to_f32s()[0] as u32);
+    numbers.filter(|number| number / 16 == 0).map(|number| number % 16).collect()
+}
+
+/// Two that wrote one tensor's sizes would read beyond its end.
+#[test]
+fn a_tensors_sizes_are_an_instances_own() {
+    let model = || Birth::torch(counts(Forge::new("M")).forward(&cuts_down("self")).bytes());
+    assert_eq!(firsts(model().instances(3).ready(), 3), [4; 3], "each cuts down its own");
+    // Control: the second time the same instance sees what it did.
+    let mut alone = model().ready();
+    let one = [f32s(&[1, 4], &[1.0; 4])];
+    assert_eq!([0; 2].map(|_| alone.run(&one)[0].to_f32s()[0]), [4.0, 17.0]);
+}
+
+/// It says how it wants to be copied, and that would be code of its own.
+#[test]
+fn an_object_that_knows_how_to_be_copied_is_an_instances_own() {
+    let inner = counts(Forge::new("Inner")).set_state(
+        0,
+        "def __setstate__(self, state: int) -> NoneType:
+  self.training = False
+  self.count = state
+  self.w = torch.zeros([4])",
+    );
+    let model = Forge::new("M").attribute("inner", inner).forward(&cuts_down("self.inner")).bytes();
+    let birth = || Birth::torch(model.clone()).past_the_gate(&["__setstate__"]);
+    assert_eq!(firsts(birth().instances(3).ready(), 3), [4; 3], "each has one of its own");
+}
+
+/// A tensor that stands in the code.
+fn with_a_constant(forward: &str) -> Vec<u8> {
+    let text = |text: &str| {
+        let length = u32::try_from(text.len()).unwrap().to_le_bytes();
+        [b"X".as_slice(), &length, text.as_bytes()].concat()
+    };
+    // Four numbers of the first storage.
+    let pickle = [
+        b"\x80\x02(ctorch._utils\n_rebuild_tensor_v2\n((".as_slice(),
+        &text("storage"),
+        b"ctorch\nFloatStorage\n",
+        &text("0"),
+        &text("cpu"),
+        b"K\x04tQK\0(K\x04t(K\x01t\x89ccollections\nOrderedDict\n)RtRt.",
+    ];
+    let module = Forge::new("M").forward(forward);
+    let mut records = module.records();
+    records.retain(|(name, _)| name != "constants.pkl");
+    records.push(("constants.pkl".to_owned(), pickle.concat()));
+    records.push(("constants/0".to_owned(), vec![0; 16]));
+    forge::stored(module.name(), &records)
+}
+
+/// All instances run the same code, with what stands in it.
+#[test]
+fn a_model_that_may_change_what_stands_in_its_code_has_one_instance() {
+    let only_reads = "def forward(self, x: Tensor) -> Tensor:\n  return torch.relu_(x + CONSTANTS.c0)";
+    let writes = "def forward(self, x: Tensor) -> Tensor:
+  c = CONSTANTS.c0
+  y = x + c
+  if bool(x[0, 0] > 0.5):
+    c = torch.as_strided_(c, [1], [1], 0)
+    y = y + c
+  return y";
+    let (mut cell, step, why) = Birth::torch(with_a_constant(writes)).instances(2).refused();
+    let clear = why.contains("one instance only") && why.contains("aten::as_strided_") && why.contains("workers");
+    assert!(step == Step::Load && clear, "{step:?}: {why}\n{}", cell.log());
+    // Controls: alone it runs, and one that only reads has as many as it likes.
+    let one = [f32s(&[1, 4], &[1.0; 4])];
+    assert_eq!(Birth::torch(with_a_constant(writes)).ready().run(&one)[0].to_f32s(), [1.0; 4]);
+    let mut cell = Birth::torch(with_a_constant(only_reads)).instances(2).ready();
+    assert_eq!(cell.run(&one)[0].to_f32s(), [1.0; 4]);
+}
+
+/// Memory that one instance has let go of is memory that the others read.
+#[test]
+fn no_instance_takes_the_weights_memory_away() {
+    let forward = "def forward(self, x: Tensor) -> Tensor:
+  if bool(x[0, 0] > 0.5):
+    w = torch.resize_(self.w, [100000])
+    x = x + w[0] * 0
+  return x + self.w[0]";
+    // Made while it is loaded: what lies in the archive has a fixed size anyway.
+    let state = "def __setstate__(self, state: int) -> NoneType:
+  self.training = False
+  self.w = torch.zeros([4])";
+    let model = Forge::new("M").attribute("w", Tensor::zeros(&[4])).set_state(0, state).forward(forward).bytes();
+    let birth = || Birth::torch(model.clone()).past_the_gate(&["aten::resize_", "__setstate__"]);
+    let one = [f32s(&[1, 4], &[1.0; 4])];
+    let mut cell = birth().instances(2).ready();
+    let (failure, why) = cell.fails(&one);
+    assert!(failure == Failure::Model && why.contains("not resizable"), "{failure:?}: {why}");
+    assert_eq!(cell.run(&[f32s(&[1, 4], &[0.0; 4])])[0].to_f32s(), [0.0; 4]);
+    // Control: it is its own affair where nobody else reads it.
+    assert_eq!(birth().ready().run(&one)[0].to_f32s(), [1.0; 4]);
 }
 
 /// More threads than glibc has arenas before it asks how many CPUs there are, each with a team of its own.

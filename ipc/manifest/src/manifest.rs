@@ -1,5 +1,6 @@
 //! What a manifest means. A [`Manifest`] exists only checked.
 
+use casemate_ipc::digest;
 use casemate_ipc::tensor::{DType, ModelSignature, TensorError, TensorSpec};
 use casemate_ipc::work::{MAX_BATCH_DELAY_US, MAX_BATCH_SIZE, MAX_DEADLINE_MS};
 use serde::{Deserialize, Serialize};
@@ -149,7 +150,7 @@ impl Manifest {
 
     /// The digest as it is written.
     pub fn sha256_hex(&self) -> String {
-        self.sha256.iter().map(|b| format!("{b:02x}")).collect()
+        digest::write(&self.sha256)
     }
 
     /// Inputs and outputs, without what is the server's own business.
@@ -163,7 +164,7 @@ impl Manifest {
             |o: RawOutput| Ok(Output { spec: spec("output", o.name, o.dtype, &o.shape)?, non_finite: o.non_finite });
         let manifest = Self {
             format: raw.format,
-            sha256: digest(&raw.sha256).ok_or(ManifestError::Digest)?,
+            sha256: digest::read(&raw.sha256).ok_or(ManifestError::Digest)?,
             inputs: inputs.collect::<Result<_, _>>()?,
             outputs: raw.output.into_iter().map(output).collect::<Result<_, ManifestError>>()?,
             batching: Batching {
@@ -198,19 +199,6 @@ fn spec(side: &'static str, name: String, dtype: DType, shape: &[i64]) -> Result
     };
     let dims = shape.iter().map(dim).collect::<Result<_, _>>().map_err(fault)?;
     TensorSpec::new(name.clone(), dtype, dims).map_err(fault)
-}
-
-fn digest(text: &str) -> Option<[u8; 32]> {
-    let digits = text.as_bytes();
-    if digits.len() != 64 {
-        return None;
-    }
-    let mut bytes = [0; 32];
-    for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
-        let [high, low] = [pair[0], pair[1]].map(|d| char::from(d).to_digit(16));
-        *byte = u8::try_from(high? * 16 + low?).ok()?;
-    }
-    Some(bytes)
 }
 
 fn bounds(key: &'static str, found: u64, least: u64, most: u64) -> Result<(), ManifestError> {

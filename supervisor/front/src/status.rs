@@ -38,6 +38,8 @@ pub struct ModelStatus {
     /// Convolutions that ran without oneDNN's code; of a worker's saying, and within the bounds of the type.
     /// Shared: there can be thousands, and a status is copied for everybody who asks.
     pub convolutions: Arc<Vec<Convolution>>,
+    /// Whether it has a `model.shapes` that its last worker does without, because a zygote bore that.
+    pub shapes_left_aside: bool,
     /// Whose it is.
     pub tenant: String,
     /// How its workers come to be: `exec` or `zygote`.

@@ -71,6 +71,8 @@ pub struct Spawned {
     pub run_time_code: RunTimeCode,
     /// Whether its warm-up may, whatever comes afterwards.
     pub warmed: bool,
+    /// Whether its model has sizes to warm up, and it is not one that can.
+    pub shapes_left_aside: bool,
     /// Its control group, where there is one.
     pub leaf: Option<Leaf>,
     /// The front's end of its channel.
@@ -159,6 +161,9 @@ impl Spawner {
         let settings = config.model(&model.name);
         let ceilings = self.ceilings(config, &settings, &files.model)?;
         let cores = cores::share(&settings.cores, berth, settings.workers);
+        // Its zygote's filter lets nothing make code, not even a warm-up.
+        let makes_code = matches!(way, Way::Exec(_));
+        let shapes_left_aside = !makes_code && !files.shapes.is_empty();
         let grant = Grant {
             model: model.clone(),
             worker,
@@ -171,8 +176,7 @@ impl Spawner {
             waived: self.host.missing.clone(),
             run_time_code: settings.run_time_code,
             graph: settings.graph.clone(),
-            // Its zygote's filter lets nothing make code, not even a warm-up.
-            shapes: if matches!(way, Way::Exec(_)) { files.shapes } else { Vec::new() },
+            shapes: if makes_code { files.shapes } else { Vec::new() },
         };
         let warmed = !grant.shapes.is_empty();
         let grant = seal::freeze("casemate-grant", &*frame::encode(&grant)?, frame::MAX_FRAME as u64)?;
@@ -219,7 +223,19 @@ impl Spawner {
         };
         let run_time_code = settings.run_time_code;
         let channel = front.into_socket();
-        Ok(Spawned { pid, pidfd, identity, born, ceilings, run_time_code, warmed, leaf, channel, log })
+        Ok(Spawned {
+            pid,
+            pidfd,
+            identity,
+            born,
+            ceilings,
+            run_time_code,
+            warmed,
+            shapes_left_aside,
+            leaf,
+            channel,
+            log,
+        })
     }
 
     /// Starts a zygote, and waits until its program runs.

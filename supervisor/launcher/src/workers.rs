@@ -296,7 +296,8 @@ impl Workers {
         asked: Instant,
     ) -> Answer {
         self.next += 1;
-        let Spawned { pid, pidfd, identity, born, ceilings, run_time_code, warmed, leaf, channel, log } = spawned;
+        let Spawned { pid, pidfd, identity, born, ceilings, run_time_code, warmed, leaf, channel, log, .. } = spawned;
+        let shapes_left_aside = spawned.shapes_left_aside;
         let (namespaces, landlock) = (!spawner.host.lacks(Waiver::Namespaces), spawner.host.landlock);
         let subject = Subject { pid, identity, ceilings, namespaces, landlock, run_time_code, warmed, born };
         self.running.insert(worker, Worker { model: model.clone(), pid, pidfd, subject, leaf, berth, asked: false });
@@ -306,8 +307,14 @@ impl Workers {
         let fields: [(&str, &dyn Display); 6] =
             [("worker", &worker), ("model", model), ("pid", &pid), ("uid", &uid), ("us", &spawn_us), ("by", &how)];
         log::info("worker-started", &fields);
+        if shapes_left_aside {
+            let so = "a zygote's workers make no code, so its convolutions run without oneDNN; say spawn = \"exec\" for it, or \
+                      remove the file";
+            log::warn("model-shapes-left-aside", &[("worker", &worker), ("model", model), ("so", &so)]);
+        }
         let pid = pid.as_raw().unsigned_abs();
-        let reply = LaunchReply::Started { model: model.clone(), worker, pid, uid: identity.own(), spawn_us };
+        let (model, uid) = (model.clone(), identity.own());
+        let reply = LaunchReply::Started { model, worker, pid, uid, spawn_us, shapes_left_aside };
         Answer { reply, descriptors: vec![channel, log] }
     }
 }

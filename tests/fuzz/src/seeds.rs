@@ -133,7 +133,14 @@ fn contract(seeds: &mut Vec<Seed>) {
     let answered = [
         LaunchReply::Model { model: model.clone() },
         LaunchReply::Catalogue { models: 1, waived: vec![Waiver::Landlock] },
-        LaunchReply::Started { model: model.clone(), worker, pid: 99, uid: Some(1000), spawn_us: 1000 },
+        LaunchReply::Started {
+            model: model.clone(),
+            worker,
+            pid: 99,
+            uid: Some(1000),
+            spawn_us: 1000,
+            shapes_left_aside: true,
+        },
         LaunchReply::Refused { model: model.clone(), reason: "no".to_owned(), retry: true },
         LaunchReply::Exited { worker, cause: ExitCause::Syscall(denied) },
         LaunchReply::Exited { worker, cause: ExitCause::Exited(73) },

@@ -57,6 +57,23 @@ impl Policy {
         Self::new(level, policy.extra_ops.iter().cloned())
     }
 
+    /// The release of libtorch whose operators the lists are about: `2.13`.
+    pub fn libtorch(&self) -> &str {
+        self.lists.libtorch()
+    }
+
+    /// Whether the lists are about this version, `2.13.0` or `2.13.1+cpu`. An operator of the same name can do something else
+    /// in another.
+    pub fn is_about(&self, version: &str) -> bool {
+        let rest = version.strip_prefix(self.libtorch());
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '+']))
+    }
+
+    /// How much is allowed.
+    pub fn level(&self) -> Level {
+        self.level
+    }
+
     /// An operator in full: `aten::relu`.
     pub fn operator(&self, name: &str) -> Verdict<'_> {
         if self.is_extra(name) {
@@ -130,5 +147,22 @@ impl Policy {
 
     fn is_extra(&self, name: &str) -> bool {
         self.extra.iter().any(|extra| lists::fits(extra, name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lists_are_about_one_release() {
+        let policy = Policy::new(Level::Strict, []).unwrap();
+        let own = policy.libtorch().to_owned();
+        for version in [own.clone(), format!("{own}.0"), format!("{own}.1+cpu"), format!("{own}+cu130")] {
+            assert!(policy.is_about(&version), "{version}");
+        }
+        for version in ["2.11.0", "2.1.3", "2.130.0", "2.14.0", "12.13.0", "unknown", ""] {
+            assert!(!policy.is_about(version), "{version}");
+        }
     }
 }

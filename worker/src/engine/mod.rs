@@ -90,6 +90,14 @@ pub fn platform(format: Format) -> Option<String> {
     }
 }
 
+/// The version of libtorch that this build has; `none` without it.
+pub fn libtorch_version() -> &'static str {
+    #[cfg(feature = "torch")]
+    return shim::libtorch::version();
+    #[cfg(not(feature = "torch"))]
+    "none"
+}
+
 /// What this build's engine is, and what it makes of this CPU: names and values, for a person.
 pub fn about() -> Vec<(&'static str, String)> {
     #[cfg(feature = "torch")]

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 
 use casemate_gate::policy::{ListsError, Verdict};
-use casemate_gate::{Policy, Refusal, judge};
+use casemate_gate::{Level, Policy, Refusal, judge};
 use casemate_ipc::launch::GraphPolicy;
 use casemate_ipc::work::GateCode;
 use casemate_manifest::Format;
@@ -42,23 +42,50 @@ pub enum GateError {
         /// For the operator.
         why: String,
     },
+    /// The lists are about another libtorch than the one that would run the model.
+    #[error(
+        "the lists of operators are libtorch {lists}'s, and this worker has libtorch {linked}, whose operators may do something \
+         else; graph.policy = \"open\" goes without the list of what is allowed"
+    )]
+    Version {
+        /// Of the lists.
+        lists: String,
+        /// Of the worker.
+        linked: String,
+    },
     /// A mistake in this build.
     #[error(transparent)]
     Lists(#[from] ListsError),
 }
 
-/// Judges the archive. The echo engine's scripts are ours, and no archives.
-pub fn gate<'a>(verified: &Verified<'a>, policy: &GraphPolicy) -> Result<Gated<'a>, GateError> {
+/// Judges the archive, for this version of libtorch. The echo engine's scripts are ours, and no archives.
+pub fn gate<'a>(verified: &Verified<'a>, policy: &GraphPolicy, libtorch: &str) -> Result<Gated<'a>, GateError> {
     let policy = Policy::granted(policy)?;
     let &Verified { model, format, .. } = verified;
     match format {
-        Format::Torchscript => drop(judge(model, &policy)?),
+        Format::Torchscript => {
+            check_version(&policy, libtorch)?;
+            drop(judge(model, &policy)?);
+        }
         Format::Echo => {}
     }
     Ok(Gated { model, format, policy })
 }
 
+/// Whether the lists may be used with this libtorch. With `open` the owner has let go of what they allow.
+fn check_version(policy: &Policy, linked: &str) -> Result<(), GateError> {
+    if policy.is_about(linked) || policy.level() == Level::Open {
+        return Ok(());
+    }
+    Err(GateError::Version { lists: policy.libtorch().to_owned(), linked: linked.to_owned() })
+}
+
 impl Gated<'_> {
+    /// The release of libtorch that the lists are about, where it is another than this one.
+    pub fn foreign_lists(&self, libtorch: &str) -> Option<&str> {
+        (self.format == Format::Torchscript && !self.policy.is_about(libtorch)).then(|| self.policy.libtorch())
+    }
+
     /// Judges the graphs: the operators and the classes in C++ that are in them.
     pub fn graphs(&self, found: &BTreeSet<String>) -> Result<(), GateError> {
         for name in found {
@@ -83,7 +110,27 @@ impl GateError {
         match self {
             Self::Archive(refusal) => refusal.code,
             Self::Graph { code, .. } => *code,
-            Self::Lists(_) => GateCode::GraphUnlisted,
+            Self::Lists(_) | Self::Version { .. } => GateCode::GraphUnlisted,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_of_another_libtorch_are_never_applied_unsaid() {
+        let policy = |open| Policy::granted(&GraphPolicy { open, extra_ops: Vec::new() }).unwrap();
+        let own = format!("{}.0", policy(false).libtorch());
+        assert!(check_version(&policy(false), &own).is_ok());
+        let error = check_version(&policy(false), "2.11.0").unwrap_err();
+        assert_eq!(error.code(), GateCode::GraphUnlisted);
+        let said = error.to_string();
+        assert!(said.contains(policy(false).libtorch()) && said.contains("2.11.0"), "{said}");
+        assert!(check_version(&policy(true), "2.11.0").is_ok());
+        let open = Gated { model: b"", format: Format::Torchscript, policy: policy(true) };
+        assert_eq!(open.foreign_lists("2.11.0"), Some(policy(true).libtorch()));
+        assert_eq!(open.foreign_lists(&own), None);
     }
 }

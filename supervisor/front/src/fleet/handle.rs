@@ -63,6 +63,7 @@ impl ModelHandle {
             waived,
             run_time_code: settings.run_time_code,
             convolutions: Arc::default(),
+            shapes_left_aside: false,
             tenant: model.name.as_str().to_owned(),
             spawn: Spawn::Exec.name(),
             violations: Violations::default(),
@@ -155,6 +156,11 @@ impl ModelHandle {
             }
             s.declared = Some(declared);
         });
+    }
+
+    /// Whether its new worker does without the `model.shapes` that it has.
+    pub(super) fn shapes_left_aside(&self, aside: bool) {
+        self.write(|s| s.shapes_left_aside = aside);
     }
 
     /// Its worker ran these without oneDNN's code.

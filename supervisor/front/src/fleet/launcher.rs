@@ -49,6 +49,8 @@ pub struct Started {
     pub output: OwnedFd,
     /// How it will have ended.
     pub exit: Exit,
+    /// Whether its model has a `model.shapes` that it does without.
+    pub shapes_left_aside: bool,
 }
 
 /// How a worker ended, once it has; can be waited for again and again.
@@ -178,7 +180,7 @@ impl Launcher {
     fn deliver(&self, reply: LaunchReply, fds: Vec<OwnedFd>) {
         let mut waiting = self.waiting();
         match reply {
-            LaunchReply::Started { model, worker, pid, uid, spawn_us: _ } => {
+            LaunchReply::Started { model, worker, pid, uid, spawn_us: _, shapes_left_aside } => {
                 let asked = waiting.starts.remove(&model);
                 let Ok([channel, output]) = <[OwnedFd; 2]>::try_from(fds) else {
                     tracing::error!(%model, %worker, "the launcher sent a worker without its two descriptors");
@@ -189,7 +191,7 @@ impl Launcher {
                 waiting.exits.insert(worker, sender);
                 // Nobody there any more: the worker sees its channel close and ends.
                 if let Some(asked) = asked {
-                    let _ = asked.send(Ok(Started { worker, pid, uid, channel, output, exit }));
+                    let _ = asked.send(Ok(Started { worker, pid, uid, channel, output, exit, shapes_left_aside }));
                 }
             }
             LaunchReply::Refused { model, reason, retry } => {

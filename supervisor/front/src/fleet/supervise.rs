@@ -224,7 +224,8 @@ async fn appoint(
         };
         Ended::By(end, Cause::spawn(&error.to_string()))
     })?;
-    let Started { worker, pid, uid, channel, output, exit } = started;
+    let Started { worker, pid, uid, channel, output, exit, shapes_left_aside } = started;
+    handle.shapes_left_aside(shapes_left_aside);
     seat.started(worker, pid, uid);
     let limit = terms.log_bytes_per_second;
     *printing = Some(tokio::spawn(output::drain(output, seat.clone(), worker, limit, metrics.clone())));

@@ -85,6 +85,8 @@ struct Report<'a> {
     run_time_code: RunTimeCode,
     /// What `casemate model tune` writes down: a line of `model.shapes` for each.
     convolutions: Vec<String>,
+    /// Whether it has a `model.shapes` that does nothing, because a zygote bears its workers.
+    shapes_left_aside: bool,
     /// Whose it is; a model without a tenant is one of its own.
     tenant: &'a str,
     /// How its workers come to be.
@@ -153,7 +155,7 @@ struct DeclaredReport<'a> {
 
 fn report(status: &ModelStatus) -> Report<'_> {
     let ModelStatus { model, state, declared, seats, instances, starts, last_exit, waived, run_time_code, .. } = status;
-    let ModelStatus { violations, breaker, output, convolutions, tenant, spawn, .. } = status;
+    let ModelStatus { violations, breaker, output, convolutions, shapes_left_aside, tenant, spawn, .. } = status;
     Report {
         name: &model.name,
         version: &model.version,
@@ -172,6 +174,7 @@ fn report(status: &ModelStatus) -> Report<'_> {
         waived,
         run_time_code: *run_time_code,
         convolutions: convolutions.iter().map(ToString::to_string).collect(),
+        shapes_left_aside: *shapes_left_aside,
         tenant,
         spawn,
         violations: violations_report(violations),
@@ -285,6 +288,7 @@ mod tests {
             waived: vec![Waiver::Landlock],
             run_time_code: RunTimeCode::Refused,
             convolutions: vec!["conv 8 3 64 1 0 0 224,7,2,3,1 224,7,2,3,1".parse().unwrap()].into(),
+            shapes_left_aside: true,
             tenant: "team".into(),
             spawn: "zygote",
             violations,
@@ -303,7 +307,7 @@ mod tests {
             r#""breaker":{"state":"half-open","deaths":1,"until":null},"output":{"lines":1,"bytes":2,"dropped":3}"#,
             r#""cage":[{"layer":"empty-root","in_force":true,"evidence":"0 entries"}]"#,
             r#""waived":["landlock"],"run_time_code":"refused","convolutions":["conv 8 3 64 1 0 0 224,7,2,3,1 224,7,2,3,1"]"#,
-            r#""tenant":"team","spawn":"zygote""#,
+            r#""shapes_left_aside":true,"tenant":"team","spawn":"zygote""#,
         ] {
             assert!(text.contains(part), "{part} is not in {text}");
         }

@@ -26,6 +26,11 @@ impl Signature {
         self == other && self.gives.is_some()
     }
 
+    /// Letters that a comparison may have to look at.
+    pub(crate) fn letters(&self) -> usize {
+        self.takes.iter().chain(&self.gives).map(String::len).sum()
+    }
+
     /// Reads `def name(self, x: T, y: T=…) -> T:`.
     pub(super) fn read(line: &[Token<'_>]) -> Self {
         let mut kinds = line.iter().map(|token| token.kind).skip_while(|kind| *kind != Kind::Sign("(")).skip(1);

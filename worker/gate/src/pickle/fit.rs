@@ -1,7 +1,7 @@
 //! Whether a value is of the type that it is given. libtorch sets a type without looking, and then finds an object's
 //! attributes by their places, and a method of an interface by its name.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::rc::Rc;
 
 use casemate_ipc::work::GateCode::{PickleOpcode, PickleSize};
@@ -16,17 +16,20 @@ use crate::refusal::shown;
 /// How deep alternatives may nest: each is tried on its own.
 const MAX_ALTERNATIVES: u32 = 8;
 
+/// Letters that are read or compared for one value's worth of work.
+const LETTERS: usize = 64;
+
 /// What was found out about types, so that it is found out once.
 #[derive(Debug, Default)]
 pub(super) struct Types {
-    /// Values that were held against a type, and letters of such types.
+    /// Values that were held against a type, and letters of types and of names.
     looked: u64,
-    /// Types by how the code writes them.
-    read: HashMap<String, Tag>,
+    /// Types by where the code has written them, which stays as it is for the whole walk; none where libtorch looks itself.
+    read: HashMap<usize, Option<Tag>>,
     /// The types in tuples with names, by the tuple's.
     fields: HashMap<Rc<str>, Rc<[Tag]>>,
-    /// Classes, each with an interface whose methods it has.
-    stand_ins: HashSet<(String, Rc<str>)>,
+    /// Classes with interfaces, and whether each has all methods of it.
+    stand_ins: HashMap<(String, Rc<str>), bool>,
 }
 
 impl<'a> Machine<'a, '_> {
@@ -35,23 +38,23 @@ impl<'a> Machine<'a, '_> {
     pub(super) fn check_attributes(&mut self, class: usize, state: Value<'a>) -> Result<(), Fault> {
         let around = self.around;
         let Some(Global::Class(name)) = self.globals.get(class) else { return Ok(()) };
-        let Some(class) = around.classes.get(name).filter(|class| !class.sets_its_state()) else { return Ok(()) };
+        let (known, letters) = (around.classes.get(name), name.len());
+        self.look(letters / LETTERS)?;
+        let Some(class) = known.filter(|class| !class.sets_its_state()) else { return Ok(()) };
         let Some(Node::Dict(items)) = self.arena.node(state) else { return Ok(()) };
-        let declared = |(name, _): &(Value<'a>, Value<'a>)| matches!(name, Value::Text(name) if class.attributes.contains_key(*name));
-        if !items.iter().all(declared) {
+        let items = items.clone();
+        let mut typed = Vec::new();
+        for (name, value) in items {
+            let Value::Text(name) = name else { return Err(undeclared()) };
+            self.look(1 + name.len() / LETTERS)?;
             // libtorch may know it all the same, under a spelling that is not read here.
-            return Err(Fault::new(PickleOpcode, "an attribute that its class does not declare".to_owned()));
+            let kind = class.attributes.get(name).ok_or_else(undeclared)?;
+            typed.push((kind, value));
         }
-        let typed = |(name, value): &(Value<'a>, Value<'a>)| {
-            let Value::Text(name) = name else { return None };
-            Some((class.attributes.get(*name).filter(|kind| matters(kind))?, *value))
-        };
-        let count = items.len();
-        let typed: Vec<(&String, Value<'a>)> = items.iter().filter_map(typed).collect();
-        self.look(count)?;
         for (kind, value) in typed {
-            let tag = self.declared(kind)?;
-            self.check_tag(value, &tag)?;
+            if let Some(tag) = self.declared(kind)? {
+                self.check_tag(value, &tag)?;
+            }
         }
         Ok(())
     }
@@ -74,14 +77,21 @@ impl<'a> Machine<'a, '_> {
         Ok(())
     }
 
-    /// A type that the code gives an attribute. One that cannot be read here could mean anything to libtorch.
-    fn declared(&mut self, kind: &str) -> Result<Tag, Fault> {
-        if let Some(tag) = self.types.read.get(kind) {
+    /// A type that the code gives an attribute; none where libtorch looks itself. One that cannot be read here could mean
+    /// anything to libtorch. It is read once, however many objects have the attribute.
+    fn declared(&mut self, kind: &str) -> Result<Option<Tag>, Fault> {
+        let place = kind.as_ptr().addr();
+        if let Some(tag) = self.types.read.get(&place) {
             return Ok(tag.clone());
         }
-        self.look(kind.len())?;
-        let tag = Tag::parse(kind, self.around).map_err(|(code, why)| Fault::new(code, why))?;
-        self.types.read.insert(kind.to_owned(), tag.clone());
+        self.look(kind.len() / LETTERS)?;
+        let tag = if matters(kind) {
+            self.look(kind.len())?;
+            Some(Tag::parse(kind, self.around).map_err(|(code, why)| Fault::new(code, why))?)
+        } else {
+            None
+        };
+        self.types.read.insert(place, tag.clone());
         Ok(tag)
     }
 
@@ -130,7 +140,10 @@ impl<'a> Machine<'a, '_> {
                     }
                     any
                 }
-                (Tag::Object(name), _) => self.class_of(value).is_some_and(|class| *class == **name),
+                (Tag::Object(name), _) => {
+                    self.look(name.len() / LETTERS)?;
+                    self.class_of(value).is_some_and(|class| *class == **name)
+                }
                 (Tag::Enum(name), _) => match self.arena.node(value) {
                     Some(Node::Member(at)) => {
                         matches!(self.globals.get(*at), Some(Global::Enum(class)) if *class == **name)
@@ -160,12 +173,13 @@ impl<'a> Machine<'a, '_> {
 
     /// The types in a tuple with names, those that libtorch does not look at.
     fn fields(&mut self, name: &Rc<str>) -> Result<Rc<[Tag]>, Fault> {
+        self.look(name.len() / LETTERS)?;
         if let Some(fields) = self.types.fields.get(name) {
             return Ok(Rc::clone(fields));
         }
         let around = self.around;
         let kinds = around.classes.get(&**name).map(|class| class.fields.as_slice()).unwrap_or_default();
-        let tag = |kind: &String| if matters(kind) { self.declared(kind) } else { Ok(Tag::Any) };
+        let tag = |kind: &String| -> Result<Tag, Fault> { Ok(self.declared(kind)?.unwrap_or(Tag::Any)) };
         let fields: Rc<[Tag]> = kinds.iter().map(tag).collect::<Result<_, _>>()?;
         self.types.fields.insert(Rc::clone(name), Rc::clone(&fields));
         Ok(fields)
@@ -177,17 +191,21 @@ impl<'a> Machine<'a, '_> {
         let around = self.around;
         let Some(name) = self.class_of(value) else { return Ok(false) };
         let known = (name.clone(), Rc::clone(interface));
-        if self.types.stand_ins.contains(&known) {
-            return Ok(true);
+        self.look((known.0.len() + interface.len()) / LETTERS)?;
+        if let Some(stands) = self.types.stand_ins.get(&known) {
+            return Ok(*stands);
         }
         let class = around.classes.get(&known.0).filter(|class| class.has_objects());
-        let (Some(class), Some(interface)) = (class, around.classes.get(&**interface)) else { return Ok(false) };
-        self.look(interface.signatures.len())?;
-        let has = |(name, wanted): (&String, &_)| class.signatures.get(name).is_some_and(|own| own.stands_for(wanted));
-        let all = interface.signatures.iter().all(has);
-        if all {
-            self.types.stand_ins.insert(known);
+        let mut all = false;
+        if let (Some(class), Some(interface)) = (class, around.classes.get(&**interface)) {
+            let letters: usize = interface.signatures.values().map(|one| 1 + one.letters() / LETTERS).sum();
+            self.look(letters)?;
+            let has =
+                |(name, wanted): (&String, &_)| class.signatures.get(name).is_some_and(|own| own.stands_for(wanted));
+            all = interface.signatures.iter().all(has);
         }
+        // Where it does not, too: as one of several alternatives it can be asked again for each value.
+        self.types.stand_ins.insert(known, all);
         Ok(all)
     }
 
@@ -199,6 +217,10 @@ impl<'a> Machine<'a, '_> {
             _ => None,
         }
     }
+}
+
+fn undeclared() -> Fault {
+    Fault::new(PickleOpcode, "an attribute that its class does not declare".to_owned())
 }
 
 /// Whether a value of another type would go unnoticed: of the rest, libtorch asks each value what it is.

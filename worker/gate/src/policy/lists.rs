@@ -17,7 +17,6 @@ pub struct ListsError(#[from] toml::de::Error);
 #[serde(deny_unknown_fields)]
 pub(super) struct Lists {
     /// The version of libtorch whose operators these are.
-    #[expect(dead_code, reason = "for the reader of the file")]
     libtorch: String,
     deny: Vec<Rule>,
     /// What is looked at and left off the list of what is allowed.
@@ -42,6 +41,10 @@ struct Rule {
 impl Lists {
     pub(super) fn read() -> Result<Self, ListsError> {
         Ok(toml::from_str(TEXT)?)
+    }
+
+    pub(super) fn libtorch(&self) -> &str {
+        &self.libtorch
     }
 
     /// The reason why a name is denied.

@@ -72,11 +72,13 @@ Known& known() {
 
 // What was run without oneDNN and could have been run with it. A model's threads write here.
 struct Met {
-  std::atomic<bool> any{false};
   std::mutex lock;
   std::unordered_map<Sizes, uint32_t, Hash, Same> all;
   std::vector<Convolution> news;
 };
+
+// Whether there are news. By itself, so that it can be asked without anything being made.
+std::atomic<bool> any_met{false};
 
 Met& met() {
   static auto* all = new Met;
@@ -93,13 +95,16 @@ struct Call {
   Sizes sizes;
 };
 
+at::MemoryFormat format_of(size_t dimensions, bool last) {
+  return !last          ? at::MemoryFormat::Contiguous
+      : dimensions == 4 ? at::MemoryFormat::ChannelsLast
+                        : at::MemoryFormat::ChannelsLast3d;
+}
+
 // A tensor in this layout, and its strides those that the layout means and no others: a dimension of one can have any.
 at::Tensor canonical(const at::Tensor& tensor, bool last) {
   const auto sizes = tensor.sizes();
-  const at::MemoryFormat format = !last    ? at::MemoryFormat::Contiguous
-      : sizes.size() == 4                  ? at::MemoryFormat::ChannelsLast
-                                           : at::MemoryFormat::ChannelsLast3d;
-  at::Tensor dense = tensor.contiguous(format);
+  at::Tensor dense = tensor.contiguous(format_of(sizes.size(), last));
   std::vector<int64_t> strides(sizes.size());
   int64_t step = 1;
   const auto next = [&](size_t at) {
@@ -236,7 +241,7 @@ void note(const Call& call) {
     return;
   }
   all.all[call.sizes] = rows;
-  all.any = true;
+  any_met = true;
   for (Convolution& news : all.news) {
     if (Same()(news.sizes, call.sizes)) {
       news.rows = rows;
@@ -292,8 +297,14 @@ void casemate_learn(const void* given) {
     call.dilation.push_back(axis.dilation);
   }
   call.groups = sizes.groups;
-  call.input = canonical(at::zeros(input, at::kFloat), sizes.last != 0);
-  call.weight = canonical(at::zeros(weight, at::kFloat), sizes.last != 0);
+  // In their layout from the start: a copy would be as much memory again.
+  const bool last = sizes.last != 0;
+  const auto zeros = [&](const std::vector<int64_t>& dims) {
+    const auto options = at::TensorOptions(at::kFloat).memory_format(format_of(dims.size(), last));
+    return canonical(at::empty(dims, options).zero_(), last);
+  };
+  call.input = zeros(input);
+  call.weight = zeros(weight);
   if (sizes.bias != 0) {
     call.bias = at::zeros({sizes.outputs}, at::kFloat);
   }
@@ -308,8 +319,8 @@ void casemate_unlearn() {
 }
 
 // Whether something was met since it was last asked.
-bool casemate_met_any() {
-  return met().any;
+bool casemate_met_any() noexcept {
+  return any_met;
 }
 
 // What was met since it was last asked, at most `room`.
@@ -319,6 +330,6 @@ size_t casemate_met(void* into, size_t room) {
   const size_t count = std::min(room, all.news.size());
   memcpy(into, all.news.data(), count * sizeof(Convolution));
   all.news.clear();
-  all.any = false;
+  any_met = false;
   return count;
 }

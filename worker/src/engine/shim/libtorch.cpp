@@ -22,6 +22,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <cstdio>
 #include <cstring>
 #include <future>
@@ -31,7 +32,6 @@
 #include <optional>
 #include <set>
 #include <string>
-#include <unordered_set>
 #include <vector>
 
 #include <sched.h>
@@ -40,11 +40,14 @@
 // In `caged.cpp`.
 void casemate_tame(bool code);
 
+// In `instance.cpp`.
+torch::jit::Module casemate_copy(const torch::jit::Module& module);
+
 // In `convolution.cpp`.
 void casemate_watch();
 void casemate_learn(const void* given);
 void casemate_unlearn();
-bool casemate_met_any();
+bool casemate_met_any() noexcept;
 size_t casemate_met(void* into, size_t room);
 
 namespace {
@@ -250,7 +253,54 @@ void walk(torch::jit::Block* first, std::set<std::string>& found, size_t& nodes)
   }
 }
 
-// The largest difference of two lists of tensors, relative to the largest number; infinite where they are not alike.
+// Why a tensor's bytes cannot be handed on, or nothing.
+const char* fault_of(const at::Tensor& tensor) {
+  return !tensor.defined()                                  ? "undefined"
+      : tensor.is_nested()                                  ? "nested"
+      : tensor.layout() != at::kStrided                     ? "sparse, or of another layout without strides"
+      : tensor.is_quantized()                               ? "quantized"
+      : !tensor.device().is_cpu()                           ? "without data on the CPU"
+      : tensor.is_complex()                                 ? "complex"
+      : tensor._is_zerotensor() || !tensor.has_storage()    ? "without storage"
+      : tensor.sizes().size() > MAX_RANK                    ? "of more than 16 dimensions"
+                                                            : nullptr;
+}
+
+// Unchecked views can be made from TorchScript; nobody reads what lies behind the storage.
+bool reaches_beyond(const at::Tensor& tensor) {
+  const auto negative = [](int64_t number) { return number < 0; };
+  const auto any = [&](at::IntArrayRef numbers) { return std::any_of(numbers.begin(), numbers.end(), negative); };
+  if (negative(tensor.storage_offset()) || any(tensor.sizes()) || any(tensor.strides())) {
+    // libtorch adds one to an offset before it looks whether that is a number of any use.
+    return true;
+  }
+  const size_t extent = at::detail::computeStorageNbytes(
+      tensor.sizes(), tensor.strides(), tensor.itemsize(), tensor.storage_offset());
+  return extent > tensor.storage().nbytes();
+}
+
+// Numbers that are compared at once, and at most in one tensor: a shape can claim any number of them.
+constexpr int64_t STRIDE = 1 << 20;
+constexpr int64_t MAX_COMPARED = 1 << 27;
+
+// Why answers cannot even be compared, or nothing.
+std::string fault_of_all(const std::vector<at::Tensor>& all) {
+  for (const at::Tensor& tensor : all) {
+    if (const char* fault = fault_of(tensor)) {
+      return std::string("a tensor is ") + fault;
+    }
+    if (reaches_beyond(tensor)) {
+      return "a tensor reaches beyond its storage";
+    }
+    if (tensor.numel() > MAX_COMPARED) {
+      return "a tensor has too many numbers to be compared";
+    }
+  }
+  return "";
+}
+
+// The largest difference of two lists of tensors, relative to the largest finite number; infinite where they are not alike.
+// What is not finite has to be the same in both.
 double distance(const std::vector<at::Tensor>& before, const std::vector<at::Tensor>& after) {
   constexpr double never = std::numeric_limits<double>::infinity();
   if (before.size() != after.size()) {
@@ -261,15 +311,25 @@ double distance(const std::vector<at::Tensor>& before, const std::vector<at::Ten
     if (before[i].sizes() != after[i].sizes() || before[i].scalar_type() != after[i].scalar_type()) {
       return never;
     }
-    if (before[i].numel() == 0) {
-      continue;
+    const at::Tensor all[] = {before[i].resolve_neg().reshape({-1}), after[i].resolve_neg().reshape({-1})};
+    double largest = 0, apart = 0;
+    for (int64_t at = 0; at < all[0].numel(); at += STRIDE) {
+      const int64_t count = std::min(STRIDE, all[0].numel() - at);
+      const at::Tensor a = all[0].narrow(0, at, count).to(at::kDouble).contiguous();
+      const at::Tensor b = all[1].narrow(0, at, count).to(at::kDouble).contiguous();
+      const double *one = a.const_data_ptr<double>(), *other = b.const_data_ptr<double>();
+      for (int64_t k = 0; k < count; k++) {
+        if (!std::isfinite(one[k]) || !std::isfinite(other[k])) {
+          const bool same = std::isnan(one[k]) ? std::isnan(other[k]) : one[k] == other[k];
+          if (!same) {
+            return never;
+          }
+          continue;
+        }
+        largest = std::max(largest, std::abs(one[k]));
+        apart = std::max(apart, std::abs(one[k] - other[k]));
+      }
     }
-    const at::Tensor a = before[i].to(at::kDouble), b = after[i].to(at::kDouble);
-    if (!at::isnan(a).equal(at::isnan(b))) {
-      return never;
-    }
-    const double largest = at::nan_to_num(a).abs().max().item<double>();
-    const double apart = at::nan_to_num(a - b).abs().max().item<double>();
     most = std::max(most, apart / std::max(largest, std::numeric_limits<double>::min()));
   }
   return most;
@@ -368,33 +428,10 @@ int casemate_load(const uint8_t* bytes, size_t length, Loaded** loaded, Report* 
   return code;
 }
 
-// Another module of the same weights. What a forward can change of the first one, its attributes and the lists and
-// dictionaries in them, this one has of its own; tensors are the same ones, and so are objects that know how to be copied:
-// they would run code of the model's for it.
+// Another module of the same weights, and of nothing else; or a reason why there can be none.
 int casemate_another(const Loaded* loaded, Loaded** another, Report* report) {
   return guarded(report, [&] {
-    c10::IValue::HashIdentityIValueMap shared;
-    std::unordered_set<const void*> seen;
-    const c10::IValue root(loaded->module._ivalue());
-    root.visit([&](const c10::IValue& value) {
-      if (!value.isPtrType()) {
-        return false;
-      }
-      if (value.isObject() && !value.isCapsule()) {
-        const auto type = value.toObjectRef().type();
-        const bool knows = type->findMethod("__getstate__") != nullptr && type->findMethod("__setstate__") != nullptr;
-        if (knows && value.toObject() != loaded->module._ivalue()) {
-          shared.emplace(value, value);
-          return true;
-        }
-      } else if (!value.isTuple() && !value.isList() && !value.isGenericDict()) {
-        shared.emplace(value, value);
-        return false;
-      }
-      // Whatever refers to itself is seen once.
-      return !seen.insert(value.internalToPointer()).second;
-    });
-    torch::jit::Module module(loaded->module._ivalue()->deepcopy(shared));
+    torch::jit::Module module = casemate_copy(loaded->module);
     auto forward = module.find_method("forward");
     if (!forward.has_value()) {
       return say(report, MODEL, "the module has no forward method");
@@ -431,6 +468,13 @@ int casemate_adopt(Loaded* loaded, const at::Tensor* const* inputs, size_t count
     };
     run(loaded->forward, before);
     run(*forward, after);
+    for (const auto* all : {&before, &after}) {
+      const std::string fault = fault_of_all(*all);
+      if (!fault.empty()) {
+        loaded->frozen.reset();
+        return say(report, OUTPUT, fault.c_str());
+      }
+    }
     *apart = distance(before, after);
     if (!(*apart <= tolerance)) {
       loaded->frozen.reset();
@@ -511,15 +555,7 @@ int casemate_forward(Loaded* loaded, const at::Tensor* const* inputs, size_t cou
 // Whether a tensor is one whose bytes can be handed on at all, and its dimensions.
 int casemate_look(const at::Tensor* tensor, View* view, Report* report) {
   return guarded(report, [&] {
-    const char* fault = !tensor->defined()                ? "undefined"
-        : tensor->is_nested()                             ? "nested"
-        : tensor->layout() != at::kStrided                ? "sparse, or of another layout without strides"
-        : tensor->is_quantized()                          ? "quantized"
-        : !tensor->device().is_cpu()                      ? "without data on the CPU"
-        : tensor->is_complex()                            ? "complex"
-        : tensor->_is_zerotensor() || !tensor->has_storage() ? "without storage"
-        : tensor->sizes().size() > MAX_RANK               ? "of more than 16 dimensions"
-                                                          : nullptr;
+    const char* fault = fault_of(*tensor);
     if (fault != nullptr) {
       return say(report, OUTPUT, (std::string("a tensor is ") + fault).c_str());
     }
@@ -535,10 +571,7 @@ int casemate_look(const at::Tensor* tensor, View* view, Report* report) {
 // Makes a tensor that passed `casemate_look` contiguous, in its place, and points to its bytes.
 int casemate_dense(at::Tensor* tensor, const uint8_t** bytes, size_t* length, Report* report) {
   return guarded(report, [&] {
-    // Unchecked views can be made from TorchScript; do not read what lies behind the storage.
-    const size_t extent = at::detail::computeStorageNbytes(
-        tensor->sizes(), tensor->strides(), tensor->itemsize(), tensor->storage_offset());
-    if (extent > tensor->storage().nbytes()) {
+    if (reaches_beyond(*tensor)) {
       return say(report, OUTPUT, "a tensor reaches beyond its storage");
     }
     *tensor = tensor->resolve_neg().contiguous();
@@ -572,8 +605,9 @@ int casemate_convolutions_unlearn(Report* report) {
   });
 }
 
-// Whether there are any for the next function. Asked after each batch.
-int casemate_convolutions_any() {
+// Whether there are any for the next function. Asked after each batch; nothing in it can throw.
+int casemate_convolutions_any() noexcept {
+  static_assert(noexcept(casemate_met_any()));
   return casemate_met_any() ? 1 : 0;
 }
 

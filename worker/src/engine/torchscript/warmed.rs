@@ -13,14 +13,17 @@ pub fn learn(text: &[u8]) -> Result<[u8; 32], ConvolutionError> {
     let begun = Instant::now();
     let all = Convolutions::parse(text)?;
     let plan = all.plan();
+    if let Some(said) = plan.shortfall() {
+        shim::log(2, format!("model.shapes: {said}\n").as_bytes());
+    }
     let mut failed = 0;
-    for one in &plan {
+    for one in &plan.pieces {
         if let Err(fault) = convolution::learn(one) {
             failed += 1;
             shim::log(2, format!("not warmed up: {one}: {fault}\n").as_bytes());
         }
     }
-    let (kinds, pieces, took) = (all.list.len(), plan.len() - failed, begun.elapsed().as_millis());
+    let (kinds, pieces, took) = (all.list.len(), plan.pieces.len() - failed, begun.elapsed().as_millis());
     shim::log(2, format!("oneDNN's code for {kinds} convolutions, {pieces} sizes of batches: {took} ms\n").as_bytes());
     Ok(all.sha256)
 }
