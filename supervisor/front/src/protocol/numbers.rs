@@ -13,6 +13,8 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use thiserror::Error;
 
+mod lane;
+
 /// Why a JSON array is not the tensor that was announced. `index` counts elements, rows first, from 0.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum NumberError {
@@ -77,18 +79,17 @@ pub fn read(data: &RawValue, dtype: DType, shape: &Shape) -> Result<Vec<u8>, Num
     let bytes = shape.bytes(dtype)?;
     // Every number but the last takes a digit and a comma, so a short text cannot reserve a large tensor.
     let mut out = Vec::with_capacity(bytes.min((text.len() / 2 + 1).saturating_mul(dtype.size())));
-    let o = &mut out;
     match dtype {
-        DType::Bool => scan(text, shape, |i, t| t.truth(i).map(|v| o.push(v)))?,
-        DType::Uint8 => scan(text, shape, |i, t| t.whole::<u8>(i, dtype).map(|v| o.push(v)))?,
-        DType::Int8 => scan(text, shape, |i, t| t.whole::<i8>(i, dtype).map(|v| o.extend(v.to_le_bytes())))?,
-        DType::Int16 => scan(text, shape, |i, t| t.whole::<i16>(i, dtype).map(|v| o.extend(v.to_le_bytes())))?,
-        DType::Int32 => scan(text, shape, |i, t| t.whole::<i32>(i, dtype).map(|v| o.extend(v.to_le_bytes())))?,
-        DType::Int64 => scan(text, shape, |i, t| t.whole::<i64>(i, dtype).map(|v| o.extend(v.to_le_bytes())))?,
-        DType::Fp16 => scan(text, shape, |i, t| t.half(i, dtype).map(|v| o.extend(f16::from_f64(v).to_le_bytes())))?,
-        DType::Bf16 => scan(text, shape, |i, t| t.half(i, dtype).map(|v| o.extend(bf16::from_f64(v).to_le_bytes())))?,
-        DType::Fp32 => scan(text, shape, |i, t| t.single(i).map(|v| o.extend(v.to_le_bytes())))?,
-        DType::Fp64 => scan(text, shape, |i, t| t.double(i, dtype).map(|v| o.extend(v.to_le_bytes())))?,
+        DType::Bool => scan(text, shape, &mut out, |_| None, |i, t| t.truth(i).map(|v| [v]))?,
+        DType::Uint8 => scan(text, shape, &mut out, lane::uint8, |i, t| t.whole(i, dtype).map(u8::to_le_bytes))?,
+        DType::Int8 => scan(text, shape, &mut out, lane::int8, |i, t| t.whole(i, dtype).map(i8::to_le_bytes))?,
+        DType::Int16 => scan(text, shape, &mut out, lane::int16, |i, t| t.whole(i, dtype).map(i16::to_le_bytes))?,
+        DType::Int32 => scan(text, shape, &mut out, lane::int32, |i, t| t.whole(i, dtype).map(i32::to_le_bytes))?,
+        DType::Int64 => scan(text, shape, &mut out, lane::int64, |i, t| t.whole(i, dtype).map(i64::to_le_bytes))?,
+        DType::Fp16 => scan(text, shape, &mut out, lane::fp16, |i, t| t.half(i, dtype).map(lane::to_fp16))?,
+        DType::Bf16 => scan(text, shape, &mut out, lane::bf16, |i, t| t.half(i, dtype).map(lane::to_bf16))?,
+        DType::Fp32 => scan(text, shape, &mut out, lane::fp32, |i, t| t.single(i).map(f32::to_le_bytes))?,
+        DType::Fp64 => scan(text, shape, &mut out, lane::fp64, |i, t| t.double(i, dtype).map(f64::to_le_bytes))?,
     }
     Ok(out)
 }
@@ -130,11 +131,14 @@ enum Token<'a> {
     Other(&'a str),
 }
 
-/// Walks over the array and hands on each element with its index.
-fn scan<'a>(
+/// Walks over the array and appends its elements' bytes. The usual number is read in the fast `lane`; what that does not
+/// take is for `careful`, which gets the element and its index.
+fn scan<'a, const N: usize>(
     text: &'a str,
     shape: &Shape,
-    mut element: impl FnMut(usize, Token<'a>) -> Result<(), NumberError>,
+    out: &mut Vec<u8>,
+    lane: impl Fn(&'a [u8]) -> lane::Read<'a, N>,
+    careful: impl Fn(usize, Token<'a>) -> Result<[u8; N], NumberError>,
 ) -> Result<(), NumberError> {
     let dims = shape.dims();
     let wanted = shape.elements()?;
@@ -172,23 +176,37 @@ fn scan<'a>(
                 }
             }
             _ => {
-                let end = end_of_token(bytes, at);
-                let token = match byte {
-                    b'-' | b'0'..=b'9' => Token::Number(&text[at..end]),
-                    _ => Token::Other(&text[at..end]),
-                };
                 if *level.get_or_insert(depth) != depth || (depth != 1 && depth != dims.len()) {
                     return Err(nesting(depth));
                 }
-                if found == wanted {
-                    return Err(NumberError::Count { found: found + 1, wanted, shape: shape.clone() });
+                let before = found;
+                let mut rest = &bytes[at..];
+                loop {
+                    if found == wanted {
+                        return Err(NumberError::Count { found: found + 1, wanted, shape: shape.clone() });
+                    }
+                    let (element, behind) = match lane(rest) {
+                        Some(read) => read,
+                        None => {
+                            let start = bytes.len() - rest.len();
+                            let end = end_of_token(bytes, start);
+                            (careful(found, Token::of(&text[start..end]))?, &bytes[end..])
+                        }
+                    };
+                    out.extend_from_slice(&element);
+                    found += 1;
+                    rest = behind;
+                    // One array's elements follow each other, with a comma between them and often a blank.
+                    match behind {
+                        [b',', b'-' | b'0'..=b'9', ..] => rest = &behind[1..],
+                        [b',', b' ', b'-' | b'0'..=b'9', ..] => rest = &behind[2..],
+                        _ => break,
+                    }
                 }
-                element(found, token)?;
+                at = bytes.len() - rest.len();
                 if let Some(inner) = depth.checked_sub(1) {
-                    entries[inner] += 1;
+                    entries[inner] += (found - before) as u64;
                 }
-                found += 1;
-                at = end;
             }
         }
     }
@@ -223,6 +241,16 @@ fn end_of_token(bytes: &[u8], at: usize) -> usize {
             .unwrap_or(rest.len())
     };
     at + 1 + length
+}
+
+impl<'a> Token<'a> {
+    fn of(text: &'a str) -> Self {
+        if text.starts_with(['-', '0', '1', '2', '3', '4', '5', '6', '7', '8', '9']) {
+            Self::Number(text)
+        } else {
+            Self::Other(text)
+        }
+    }
 }
 
 impl Token<'_> {
