@@ -5,12 +5,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use casemate_ipc::id::{ModelName, Version};
+use casemate_ipc::tensor::TensorSpec;
 use tokio::sync::watch;
 use tokio::time::timeout_at;
 
 use crate::admit::head::Visitor;
 use crate::admit::permit::Room;
 use crate::admit::{body, head};
+use crate::batch::job::Tensor;
 use crate::fleet::excuse::{breaker_open, given_up, going_down, late};
 use crate::fleet::handle::ModelHandle;
 use crate::refusal::{Kind, Refusal};
@@ -141,12 +143,17 @@ impl Pipeline {
         };
         trace.end(Stage::Wake);
         let specs = &declared.signature.outputs;
-        let pick = |index: usize| {
-            let (spec, tensor) = specs.get(index).zip(outputs.get(index))?;
-            let (shape, data) = (tensor.shape.clone(), tensor.data.clone());
-            Some(OutputTensor { name: spec.name.clone(), dtype: spec.dtype, shape, data })
+        let named = |(spec, Tensor { shape, data }): (&TensorSpec, Tensor)| OutputTensor {
+            name: spec.name.clone(),
+            dtype: spec.dtype,
+            shape,
+            data,
         };
-        let outputs = wanted.into_iter().filter_map(pick).collect();
+        let pick = |index: usize| specs.get(index).zip(outputs.get(index).cloned()).map(named);
+        let outputs = match wanted {
+            Some(wanted) => wanted.into_iter().filter_map(pick).collect(),
+            None => specs.iter().zip(outputs).map(named).collect(),
+        };
         Ok(InferResponse { model: handle.model.clone(), id, outputs })
     }
 

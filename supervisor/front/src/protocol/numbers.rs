@@ -1,8 +1,8 @@
 //! JSON numbers into a tensor's bytes and back. Knows the element type and the shape beforehand, so it can refuse as
 //! soon as there is one number too many, and never holds more than the tensor that was announced.
 //!
-//! The text comes as a [`RawValue`]: serde has proved it to be JSON, without recursion. What is left is one pass over
-//! its bytes with a counter for each dimension; nesting beyond the shape's own ends the pass.
+//! One pass over the text's bytes, without recursion, with a counter for each dimension; nesting beyond the shape's own ends
+//! the pass. Text that comes as a [`RawValue`] serde has proved to be JSON. Of other text the pass itself sees to that.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,6 +10,7 @@ use std::str::FromStr;
 use casemate_ipc::tensor::{DType, MAX_RANK, Shape, TensorError};
 use half::{bf16, f16};
 use serde::Serialize;
+use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 use thiserror::Error;
 
@@ -51,6 +52,9 @@ pub enum NumberError {
         /// The announced shape.
         shape: Shape,
     },
+    /// No JSON at all.
+    #[error("'data' is not JSON")]
+    Malformed,
     /// A number that the type cannot hold.
     #[error("data[{index}] is {found}, which {dtype} cannot hold; {wanted}", wanted = wanted(*.dtype))]
     Range {
@@ -75,10 +79,24 @@ pub enum NumberError {
 
 /// Little-endian bytes of a tensor that was written as JSON, flat or nested exactly like its shape.
 pub fn read(data: &RawValue, dtype: DType, shape: &Shape) -> Result<Vec<u8>, NumberError> {
-    let text = data.get();
+    pass(Text { text: data.get(), proved: true }, dtype, shape)
+}
+
+/// The same from text that nobody has looked at.
+pub fn read_unproved(text: &str, dtype: DType, shape: &Shape) -> Result<Vec<u8>, NumberError> {
+    pass(Text { text, proved: false }, dtype, shape)
+}
+
+#[derive(Clone, Copy)]
+struct Text<'a> {
+    text: &'a str,
+    proved: bool,
+}
+
+fn pass(text: Text<'_>, dtype: DType, shape: &Shape) -> Result<Vec<u8>, NumberError> {
     let bytes = shape.bytes(dtype)?;
     // Every number but the last takes a digit and a comma, so a short text cannot reserve a large tensor.
-    let mut out = Vec::with_capacity(bytes.min((text.len() / 2 + 1).saturating_mul(dtype.size())));
+    let mut out = Vec::with_capacity(bytes.min((text.text.len() / 2 + 1).saturating_mul(dtype.size())));
     match dtype {
         DType::Bool => scan(text, shape, &mut out, |_| None, |i, t| t.truth(i).map(|v| [v]))?,
         DType::Uint8 => scan(text, shape, &mut out, lane::uint8, |i, t| t.whole(i, dtype).map(u8::to_le_bytes))?,
@@ -134,7 +152,7 @@ enum Token<'a> {
 /// Walks over the array and appends its elements' bytes. The usual number is read in the fast `lane`; what that does not
 /// take is for `careful`, which gets the element and its index.
 fn scan<'a, const N: usize>(
-    text: &'a str,
+    Text { text, proved }: Text<'a>,
     shape: &Shape,
     out: &mut Vec<u8>,
     lane: impl Fn(&'a [u8]) -> lane::Read<'a, N>,
@@ -150,10 +168,16 @@ fn scan<'a, const N: usize>(
     let (mut at, mut depth, mut found) = (0usize, 0usize, 0usize);
     // The depth at which the elements lie, known from the first one on.
     let mut level: Option<usize> = None;
+    let mut next = Next::Entry;
     while let Some(byte) = bytes.get(at) {
         match byte {
-            b' ' | b'\t' | b'\r' | b'\n' | b',' => at += 1,
+            b' ' | b'\t' | b'\r' | b'\n' => at += 1,
+            b',' => {
+                next = next.step(&[Next::CommaOrEnd], Next::Entry)?;
+                at += 1;
+            }
             b'[' => {
+                next = next.step(&[Next::Entry, Next::EntryOrEnd], Next::EntryOrEnd)?;
                 if depth >= deepest || level.is_some_and(|level| depth >= level) {
                     return Err(nesting(depth + 1));
                 }
@@ -165,6 +189,7 @@ fn scan<'a, const N: usize>(
                 at += 1;
             }
             b']' => {
+                next = next.step(&[Next::CommaOrEnd, Next::EntryOrEnd], Next::CommaOrEnd)?;
                 depth = depth.checked_sub(1).ok_or_else(|| nesting(0))?;
                 at += 1;
                 let flat = depth == 0 && (level == Some(1) || level.is_none());
@@ -176,6 +201,7 @@ fn scan<'a, const N: usize>(
                 }
             }
             _ => {
+                next = next.step(&[Next::Entry, Next::EntryOrEnd], Next::CommaOrEnd)?;
                 if *level.get_or_insert(depth) != depth || (depth != 1 && depth != dims.len()) {
                     return Err(nesting(depth));
                 }
@@ -190,6 +216,9 @@ fn scan<'a, const N: usize>(
                         None => {
                             let start = bytes.len() - rest.len();
                             let end = end_of_token(bytes, start);
+                            if !proved && serde_json::from_str::<IgnoredAny>(&text[start..end]).is_err() {
+                                return Err(NumberError::Malformed);
+                            }
                             (careful(found, Token::of(&text[start..end]))?, &bytes[end..])
                         }
                     };
@@ -210,6 +239,9 @@ fn scan<'a, const N: usize>(
             }
         }
     }
+    if depth != 0 || next != Next::CommaOrEnd {
+        return Err(NumberError::Malformed);
+    }
     if found != wanted {
         return Err(NumberError::Count { found, wanted, shape: shape.clone() });
     }
@@ -219,6 +251,21 @@ fn scan<'a, const N: usize>(
             Err(NumberError::Ragged { depth: 1, found: entries[0], wanted: *dim, shape: shape.clone() })
         }
         _ => Ok(()),
+    }
+}
+
+/// What may come next in an array.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Next {
+    Entry,
+    EntryOrEnd,
+    CommaOrEnd,
+}
+
+impl Next {
+    /// What may come after something that may come only in these places.
+    fn step(self, from: &[Self], to: Self) -> Result<Self, NumberError> {
+        if from.contains(&self) { Ok(to) } else { Err(NumberError::Malformed) }
     }
 }
 
