@@ -1,6 +1,8 @@
 //! How often our own stages of the trip take memory, for a request with a binary tensor and an answer of the same kind.
 //! hyper's and the runtime's are not in it. A number that grows here is paid by every request.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
