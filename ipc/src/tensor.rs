@@ -135,6 +135,22 @@ impl DType {
         }
     }
 
+    /// Rust's and PyTorch's.
+    const fn short_name(self) -> &'static str {
+        match self {
+            Self::Bool => "BOOL",
+            Self::Uint8 => "U8",
+            Self::Int8 => "I8",
+            Self::Int16 => "I16",
+            Self::Int32 => "I32",
+            Self::Int64 => "I64",
+            Self::Fp16 => "F16",
+            Self::Bf16 => "BF16",
+            Self::Fp32 => "F32",
+            Self::Fp64 => "F64",
+        }
+    }
+
     /// Whether NaN and infinities exist in this type.
     pub const fn is_float(self) -> bool {
         matches!(self, Self::Fp16 | Self::Bf16 | Self::Fp32 | Self::Fp64)
@@ -145,19 +161,10 @@ impl FromStr for DType {
     type Err = TensorError;
     /// The protocol's names, and Rust's and PyTorch's short ones (`f32`, `i64`, `u8`, `bool`), whatever the case.
     fn from_str(text: &str) -> Result<Self, TensorError> {
-        Ok(match text.to_ascii_uppercase().as_str() {
-            "BOOL" => Self::Bool,
-            "UINT8" | "U8" => Self::Uint8,
-            "INT8" | "I8" => Self::Int8,
-            "INT16" | "I16" => Self::Int16,
-            "INT32" | "I32" => Self::Int32,
-            "INT64" | "I64" => Self::Int64,
-            "FP16" | "F16" => Self::Fp16,
-            "BF16" => Self::Bf16,
-            "FP32" | "F32" => Self::Fp32,
-            "FP64" | "F64" => Self::Fp64,
-            _ => return Err(TensorError::DType(text.chars().take(32).collect())),
-        })
+        let called =
+            |dtype: &Self| [dtype.name(), dtype.short_name()].iter().any(|name| text.eq_ignore_ascii_case(name));
+        let found = Self::ALL.into_iter().find(called);
+        found.ok_or_else(|| TensorError::DType(text.chars().take(32).collect()))
     }
 }
 

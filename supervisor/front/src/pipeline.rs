@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use casemate_ipc::id::{ModelId, ModelName, Version};
+use casemate_ipc::tensor::TensorSpec;
 use casemate_ipc::work::Declared;
 use tokio::sync::watch;
 use tokio::time::timeout_at;
@@ -12,6 +13,7 @@ use tokio::time::timeout_at;
 use crate::admit::head::{Clock, Time, Visitor};
 use crate::admit::permit::Room;
 use crate::admit::{body, head};
+use crate::batch::job::Tensor;
 use crate::desk::{Desk, Undone};
 use crate::fleet::excuse::{breaker_open, broken, given_up, going_down, late};
 use crate::fleet::handle::ModelHandle;
@@ -182,12 +184,17 @@ impl Pipeline {
         };
         trace.end(Stage::Wake);
         let specs = &declared.signature.outputs;
-        let pick = |index: usize| {
-            let (spec, tensor) = specs.get(index).zip(outputs.get(index))?;
-            let (shape, data) = (tensor.shape.clone(), tensor.data.clone());
-            Some(OutputTensor { name: spec.name.clone(), dtype: spec.dtype, shape, data })
+        let named = |(spec, Tensor { shape, data }): (&TensorSpec, Tensor)| OutputTensor {
+            name: spec.name.clone(),
+            dtype: spec.dtype,
+            shape,
+            data,
         };
-        let outputs = wanted.into_iter().filter_map(pick).collect();
+        let pick = |index: usize| specs.get(index).zip(outputs.get(index).cloned()).map(named);
+        let outputs = match wanted {
+            Some(wanted) => wanted.into_iter().filter_map(pick).collect(),
+            None => specs.iter().zip(outputs).map(named).collect(),
+        };
         Ok(InferResponse { model: handle.model.clone(), id, outputs })
     }
 

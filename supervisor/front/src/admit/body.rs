@@ -11,13 +11,16 @@ use crate::batch::job::{Answer, Job, Tensor};
 use crate::refusal::{Kind, Refusal};
 use crate::request::{InferRequest, InputTensor, Inputs};
 
+/// Places of the outputs that are wanted; all of them where nothing was said.
+pub type Wanted = Option<Vec<usize>>;
+
 /// Holds a request against the declaration. The answer comes on the returned receiver.
 pub fn admit(
     visitor: Visitor,
     request: InferRequest,
     declared: &Declared,
     slot_bytes: u64,
-) -> Result<(Job, Vec<usize>, Answer), Refusal> {
+) -> Result<(Job, Wanted, Answer), Refusal> {
     let signature = &declared.signature;
     let wanted = wanted(request.outputs.as_deref(), signature)?;
     let inputs = match request.inputs {
@@ -59,18 +62,15 @@ fn is_truth(data: &[u8]) -> bool {
     data.chunks(4096).all(|piece| piece.iter().fold(0, |all, byte| all | byte) <= 1)
 }
 
-/// Indices of the outputs that are wanted.
-fn wanted(names: Option<&[String]>, signature: &ModelSignature) -> Result<Vec<usize>, Refusal> {
-    let Some(names) = names else {
-        return Ok((0..signature.outputs.len()).collect());
-    };
+fn wanted(names: Option<&[String]>, signature: &ModelSignature) -> Result<Wanted, Refusal> {
+    let Some(names) = names else { return Ok(None) };
     let find = |name: &String| {
         signature.outputs.iter().position(|spec| spec.name == *name).ok_or_else(|| {
             let known = list(&signature.outputs);
             Refusal::invalid(format!("the model has no output {name:?}; it has {known}"))
         })
     };
-    names.iter().map(find).collect()
+    names.iter().map(find).collect::<Result<_, _>>().map(Some)
 }
 
 /// Puts the tensors into the order of the declaration.
@@ -97,13 +97,16 @@ fn arrange(tensors: Vec<InputTensor>, signature: &ModelSignature) -> Result<Vec<
             return Err(Refusal::invalid(format!("input {name:?} is given twice")));
         }
     }
-    let missing: Vec<&TensorSpec> =
-        signature.inputs.iter().zip(&places).filter(|(_, place)| place.is_none()).map(|(spec, _)| spec).collect();
-    if !missing.is_empty() {
-        let missing = missing.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-        return Err(Refusal::invalid(format!("input missing: {missing}")));
-    }
-    Ok(places.into_iter().flatten().collect())
+    let missing: Vec<String> = signature
+        .inputs
+        .iter()
+        .zip(&places)
+        .filter(|(_, place)| place.is_none())
+        .map(|(spec, _)| spec.to_string())
+        .collect();
+    // As an `Option` of all it is made in place, in the list that there is.
+    let all = places.into_iter().collect::<Option<_>>();
+    all.ok_or_else(|| Refusal::invalid(format!("input missing: {}", missing.join(", "))))
 }
 
 /// A body that is one tensor and nothing else: its shape follows from its length, if at most one dimension is free.

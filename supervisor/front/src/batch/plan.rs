@@ -36,7 +36,9 @@ pub fn plan<'a>(waiting: impl IntoIterator<Item = &'a Job>, rule: Rule, run: Dur
     let Some((_, first)) = waiting.next() else {
         return Departure::Empty;
     };
-    let mut riders = vec![0];
+    let most = usize::try_from(rule.max_rows).unwrap_or(usize::MAX).max(1);
+    let mut riders = Vec::with_capacity(waiting.size_hint().0.saturating_add(1).min(most));
+    riders.push(0);
     let (Some(mut rows), true) = (first.rows(), rule.max_rows > 1) else {
         return Departure::Now(riders);
     };

@@ -1,8 +1,8 @@
 //! JSON numbers into a tensor's bytes and back. Knows the element type and the shape beforehand, so it can refuse as
 //! soon as there is one number too many, and never holds more than the tensor that was announced.
 //!
-//! The text comes as a [`RawValue`]: serde has proved it to be JSON, without recursion. What is left is one pass over
-//! its bytes with a counter for each dimension; nesting beyond the shape's own ends the pass.
+//! One pass over the text's bytes, without recursion, with a counter for each dimension; nesting beyond the shape's own ends
+//! the pass. Text that comes as a [`RawValue`] serde has proved to be JSON. Of other text the pass itself sees to that.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,8 +10,11 @@ use std::str::FromStr;
 use casemate_ipc::tensor::{DType, MAX_RANK, Shape, TensorError};
 use half::{bf16, f16};
 use serde::Serialize;
+use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 use thiserror::Error;
+
+mod lane;
 
 /// Why a JSON array is not the tensor that was announced. `index` counts elements, rows first, from 0.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -49,6 +52,9 @@ pub enum NumberError {
         /// The announced shape.
         shape: Shape,
     },
+    /// No JSON at all.
+    #[error("'data' is not JSON")]
+    Malformed,
     /// A number that the type cannot hold.
     #[error("data[{index}] is {found}, which {dtype} cannot hold; {wanted}", wanted = wanted(*.dtype))]
     Range {
@@ -73,22 +79,35 @@ pub enum NumberError {
 
 /// Little-endian bytes of a tensor that was written as JSON, flat or nested exactly like its shape.
 pub fn read(data: &RawValue, dtype: DType, shape: &Shape) -> Result<Vec<u8>, NumberError> {
-    let text = data.get();
+    pass(Text { text: data.get(), proved: true }, dtype, shape)
+}
+
+/// The same from text that nobody has looked at.
+pub fn read_unproved(text: &str, dtype: DType, shape: &Shape) -> Result<Vec<u8>, NumberError> {
+    pass(Text { text, proved: false }, dtype, shape)
+}
+
+#[derive(Clone, Copy)]
+struct Text<'a> {
+    text: &'a str,
+    proved: bool,
+}
+
+fn pass(text: Text<'_>, dtype: DType, shape: &Shape) -> Result<Vec<u8>, NumberError> {
     let bytes = shape.bytes(dtype)?;
     // Every number but the last takes a digit and a comma, so a short text cannot reserve a large tensor.
-    let mut out = Vec::with_capacity(bytes.min((text.len() / 2 + 1).saturating_mul(dtype.size())));
-    let o = &mut out;
+    let mut out = Vec::with_capacity(bytes.min((text.text.len() / 2 + 1).saturating_mul(dtype.size())));
     match dtype {
-        DType::Bool => scan(text, shape, |i, t| t.truth(i).map(|v| o.push(v)))?,
-        DType::Uint8 => scan(text, shape, |i, t| t.whole::<u8>(i, dtype).map(|v| o.push(v)))?,
-        DType::Int8 => scan(text, shape, |i, t| t.whole::<i8>(i, dtype).map(|v| o.extend(v.to_le_bytes())))?,
-        DType::Int16 => scan(text, shape, |i, t| t.whole::<i16>(i, dtype).map(|v| o.extend(v.to_le_bytes())))?,
-        DType::Int32 => scan(text, shape, |i, t| t.whole::<i32>(i, dtype).map(|v| o.extend(v.to_le_bytes())))?,
-        DType::Int64 => scan(text, shape, |i, t| t.whole::<i64>(i, dtype).map(|v| o.extend(v.to_le_bytes())))?,
-        DType::Fp16 => scan(text, shape, |i, t| t.half(i, dtype).map(|v| o.extend(f16::from_f64(v).to_le_bytes())))?,
-        DType::Bf16 => scan(text, shape, |i, t| t.half(i, dtype).map(|v| o.extend(bf16::from_f64(v).to_le_bytes())))?,
-        DType::Fp32 => scan(text, shape, |i, t| t.single(i).map(|v| o.extend(v.to_le_bytes())))?,
-        DType::Fp64 => scan(text, shape, |i, t| t.double(i, dtype).map(|v| o.extend(v.to_le_bytes())))?,
+        DType::Bool => scan(text, shape, &mut out, |_| None, |i, t| t.truth(i).map(|v| [v]))?,
+        DType::Uint8 => scan(text, shape, &mut out, lane::uint8, |i, t| t.whole(i, dtype).map(u8::to_le_bytes))?,
+        DType::Int8 => scan(text, shape, &mut out, lane::int8, |i, t| t.whole(i, dtype).map(i8::to_le_bytes))?,
+        DType::Int16 => scan(text, shape, &mut out, lane::int16, |i, t| t.whole(i, dtype).map(i16::to_le_bytes))?,
+        DType::Int32 => scan(text, shape, &mut out, lane::int32, |i, t| t.whole(i, dtype).map(i32::to_le_bytes))?,
+        DType::Int64 => scan(text, shape, &mut out, lane::int64, |i, t| t.whole(i, dtype).map(i64::to_le_bytes))?,
+        DType::Fp16 => scan(text, shape, &mut out, lane::fp16, |i, t| t.half(i, dtype).map(lane::to_fp16))?,
+        DType::Bf16 => scan(text, shape, &mut out, lane::bf16, |i, t| t.half(i, dtype).map(lane::to_bf16))?,
+        DType::Fp32 => scan(text, shape, &mut out, lane::fp32, |i, t| t.single(i).map(f32::to_le_bytes))?,
+        DType::Fp64 => scan(text, shape, &mut out, lane::fp64, |i, t| t.double(i, dtype).map(f64::to_le_bytes))?,
     }
     Ok(out)
 }
@@ -130,11 +149,14 @@ enum Token<'a> {
     Other(&'a str),
 }
 
-/// Walks over the array and hands on each element with its index.
-fn scan<'a>(
-    text: &'a str,
+/// Walks over the array and appends its elements' bytes. The usual number is read in the fast `lane`; what that does not
+/// take is for `careful`, which gets the element and its index.
+fn scan<'a, const N: usize>(
+    Text { text, proved }: Text<'a>,
     shape: &Shape,
-    mut element: impl FnMut(usize, Token<'a>) -> Result<(), NumberError>,
+    out: &mut Vec<u8>,
+    lane: impl Fn(&'a [u8]) -> lane::Read<'a, N>,
+    careful: impl Fn(usize, Token<'a>) -> Result<[u8; N], NumberError>,
 ) -> Result<(), NumberError> {
     let dims = shape.dims();
     let wanted = shape.elements()?;
@@ -146,10 +168,16 @@ fn scan<'a>(
     let (mut at, mut depth, mut found) = (0usize, 0usize, 0usize);
     // The depth at which the elements lie, known from the first one on.
     let mut level: Option<usize> = None;
+    let mut next = Next::Entry;
     while let Some(byte) = bytes.get(at) {
         match byte {
-            b' ' | b'\t' | b'\r' | b'\n' | b',' => at += 1,
+            b' ' | b'\t' | b'\r' | b'\n' => at += 1,
+            b',' => {
+                next = next.step(&[Next::CommaOrEnd], Next::Entry)?;
+                at += 1;
+            }
             b'[' => {
+                next = next.step(&[Next::Entry, Next::EntryOrEnd], Next::EntryOrEnd)?;
                 if depth >= deepest || level.is_some_and(|level| depth >= level) {
                     return Err(nesting(depth + 1));
                 }
@@ -161,6 +189,7 @@ fn scan<'a>(
                 at += 1;
             }
             b']' => {
+                next = next.step(&[Next::CommaOrEnd, Next::EntryOrEnd], Next::CommaOrEnd)?;
                 depth = depth.checked_sub(1).ok_or_else(|| nesting(0))?;
                 at += 1;
                 let flat = depth == 0 && (level == Some(1) || level.is_none());
@@ -172,25 +201,46 @@ fn scan<'a>(
                 }
             }
             _ => {
-                let end = end_of_token(bytes, at);
-                let token = match byte {
-                    b'-' | b'0'..=b'9' => Token::Number(&text[at..end]),
-                    _ => Token::Other(&text[at..end]),
-                };
+                next = next.step(&[Next::Entry, Next::EntryOrEnd], Next::CommaOrEnd)?;
                 if *level.get_or_insert(depth) != depth || (depth != 1 && depth != dims.len()) {
                     return Err(nesting(depth));
                 }
-                if found == wanted {
-                    return Err(NumberError::Count { found: found + 1, wanted, shape: shape.clone() });
+                let before = found;
+                let mut rest = &bytes[at..];
+                loop {
+                    if found == wanted {
+                        return Err(NumberError::Count { found: found + 1, wanted, shape: shape.clone() });
+                    }
+                    let (element, behind) = match lane(rest) {
+                        Some(read) => read,
+                        None => {
+                            let start = bytes.len() - rest.len();
+                            let end = end_of_token(bytes, start);
+                            if !proved && serde_json::from_str::<IgnoredAny>(&text[start..end]).is_err() {
+                                return Err(NumberError::Malformed);
+                            }
+                            (careful(found, Token::of(&text[start..end]))?, &bytes[end..])
+                        }
+                    };
+                    out.extend_from_slice(&element);
+                    found += 1;
+                    rest = behind;
+                    // One array's elements follow each other, with a comma between them and often a blank.
+                    match behind {
+                        [b',', b'-' | b'0'..=b'9', ..] => rest = &behind[1..],
+                        [b',', b' ', b'-' | b'0'..=b'9', ..] => rest = &behind[2..],
+                        _ => break,
+                    }
                 }
-                element(found, token)?;
+                at = bytes.len() - rest.len();
                 if let Some(inner) = depth.checked_sub(1) {
-                    entries[inner] += 1;
+                    entries[inner] += (found - before) as u64;
                 }
-                found += 1;
-                at = end;
             }
         }
+    }
+    if depth != 0 || next != Next::CommaOrEnd {
+        return Err(NumberError::Malformed);
     }
     if found != wanted {
         return Err(NumberError::Count { found, wanted, shape: shape.clone() });
@@ -201,6 +251,21 @@ fn scan<'a>(
             Err(NumberError::Ragged { depth: 1, found: entries[0], wanted: *dim, shape: shape.clone() })
         }
         _ => Ok(()),
+    }
+}
+
+/// What may come next in an array.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Next {
+    Entry,
+    EntryOrEnd,
+    CommaOrEnd,
+}
+
+impl Next {
+    /// What may come after something that may come only in these places.
+    fn step(self, from: &[Self], to: Self) -> Result<Self, NumberError> {
+        if from.contains(&self) { Ok(to) } else { Err(NumberError::Malformed) }
     }
 }
 
@@ -223,6 +288,16 @@ fn end_of_token(bytes: &[u8], at: usize) -> usize {
             .unwrap_or(rest.len())
     };
     at + 1 + length
+}
+
+impl<'a> Token<'a> {
+    fn of(text: &'a str) -> Self {
+        if text.starts_with(['-', '0', '1', '2', '3', '4', '5', '6', '7', '8', '9']) {
+            Self::Number(text)
+        } else {
+            Self::Other(text)
+        }
+    }
 }
 
 impl Token<'_> {

@@ -10,7 +10,7 @@ use crate::refusal::Refusal;
 pub const JSON_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
 
 /// The bytes behind the JSON, taken from the front.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Tail {
     rest: Option<Bytes>,
 }

@@ -36,7 +36,7 @@ pub(super) struct RequestParameters {
 pub(super) struct InputHead<'a> {
     #[serde(borrow)]
     pub(super) name: Cow<'a, str>,
-    pub(super) shape: Few<i64>,
+    pub(super) shape: Dims,
     #[serde(borrow)]
     pub(super) datatype: Cow<'a, str>,
     #[serde(default)]
@@ -74,6 +74,13 @@ pub(super) struct OutputParameters {
     pub(super) shared_memory_region: Option<IgnoredAny>,
 }
 
+/// An input's dimensions. They are few, and lie where they are read.
+#[derive(Debug)]
+pub(super) struct Dims {
+    list: [i64; MAX_RANK],
+    rank: usize,
+}
+
 /// A list that ends in an error beyond [`Listed::MOST`], and whose errors name the entry.
 #[derive(Debug)]
 pub(super) struct Few<T>(pub(super) Vec<T>);
@@ -94,9 +101,36 @@ impl Listed for OutputHead<'_> {
     const MOST: usize = MAX_TENSORS;
 }
 
-impl Listed for i64 {
-    const LIST: &'static str = "shape";
-    const MOST: usize = MAX_RANK;
+impl Dims {
+    pub(super) fn list(&self) -> &[i64] {
+        &self.list[..self.rank]
+    }
+}
+
+impl<'de> Deserialize<'de> for Dims {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_seq(DimsVisitor)
+    }
+}
+
+struct DimsVisitor;
+
+impl<'de> Visitor<'de> for DimsVisitor {
+    type Value = Dims;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "'shape', an array of at most {MAX_RANK} entries")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Dims, A::Error> {
+        let (mut list, mut rank) = ([0; MAX_RANK], 0);
+        while let Some(dim) = seq.next_element().map_err(|e| A::Error::custom(format!("shape[{rank}]: {e}")))? {
+            let place = list.get_mut(rank);
+            *place.ok_or_else(|| A::Error::custom(format!("'shape' has more than {MAX_RANK} entries")))? = dim;
+            rank += 1;
+        }
+        Ok(Dims { list, rank })
+    }
 }
 
 impl<'de, T: Listed + Deserialize<'de>> Deserialize<'de> for Few<T> {

@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::super::numbers;
 use super::binary::{self, Tail};
 use super::head::{InputHead, InputParameters, OutputHead, RequestHead};
+use super::lift::{Lifted, lift};
 use crate::refusal::{Kind, Refusal};
 use crate::request::{InferRequest, InputTensor, Inputs};
 use crate::response::{InferResponse, OutputTensor};
@@ -51,8 +52,23 @@ pub fn parse(envelope: Envelope, body: &Bytes) -> Result<(InferRequest, Wanted),
         let request = InferRequest { model, version, id: None, inputs: Inputs::Raw(body.clone()), outputs: None };
         return Ok((request, Wanted { others: true, named: Vec::new() }));
     }
-    let (json, mut tail) = binary::split(json_length, body)?;
-    let head: RequestHead<'_> = serde_json::from_slice(&json).map_err(|e| {
+    let (json, tail) = binary::split(json_length, body)?;
+    // Where anything is wrong, the careful way says what.
+    let lifted = lift(&json).and_then(|lifted| read(lifted.head(), Some(&lifted), tail.clone(), most).ok());
+    let Parsed { id, inputs, outputs, wanted } = lifted.map_or_else(|| read(&json, None, tail, most), Ok)?;
+    Ok((InferRequest { model, version, id, inputs: Inputs::Named(inputs), outputs }, wanted))
+}
+
+/// A request, but for what the path says.
+struct Parsed {
+    id: Option<String>,
+    inputs: Vec<InputTensor>,
+    outputs: Option<Vec<String>>,
+    wanted: Wanted,
+}
+
+fn read(json: &[u8], lifted: Option<&Lifted<'_>>, mut tail: Tail, most: u64) -> Result<Parsed, Refusal> {
+    let head: RequestHead<'_> = serde_json::from_slice(json).map_err(|e| {
         let place = format!("the body is not an inference request: {e}");
         Refusal::invalid(place.chars().take(MAX_MESSAGE).collect::<String>())
     })?;
@@ -65,15 +81,14 @@ pub fn parse(envelope: Envelope, body: &Bytes) -> Result<(InferRequest, Wanted),
     let mut inputs: Vec<InputTensor> = Vec::with_capacity(head.inputs.0.len());
     let mut room = most;
     for (index, input) in head.inputs.0.into_iter().enumerate() {
-        let input = tensor(index, input, &mut tail, &mut room, most)?;
+        let input = tensor(index, input, lifted, &mut tail, &mut room, most)?;
         if inputs.iter().any(|i| i.name == input.name) {
             return Err(Refusal::invalid(format!("inputs[{index}]: '{}' comes twice", input.name)));
         }
         inputs.push(input);
     }
     tail.finish()?;
-    let request = InferRequest { model, version, id, inputs: Inputs::Named(inputs), outputs };
-    Ok((request, Wanted { others, named }))
+    Ok(Parsed { id, inputs, outputs, wanted: Wanted { others, named } })
 }
 
 /// Writes an answer. Tensors stand in the order of the response, whichever form each has.
@@ -100,7 +115,9 @@ pub fn render(response: &InferResponse, wanted: &Wanted) -> Rendered {
         out.extend(b",\"shape\":");
         text(output.shape.dims(), &mut out);
         if wanted.is_binary(&output.name) {
-            out.extend(format!(",\"parameters\":{{\"binary_data_size\":{}}}}}", output.data.len()).as_bytes());
+            out.extend(b",\"parameters\":{\"binary_data_size\":");
+            text(&output.data.len(), &mut out);
+            out.extend(b"}}");
         } else {
             out.extend(b",\"data\":");
             numbers::write(&output.data, output.dtype, &mut out);
@@ -150,6 +167,7 @@ impl Wanted {
 fn tensor(
     index: usize,
     input: InputHead<'_>,
+    lifted: Option<&Lifted<'_>>,
     tail: &mut Tail,
     room: &mut u64,
     most: u64,
@@ -165,7 +183,7 @@ fn tensor(
         return Err(wrong("datatype BYTES is for texts; the models of this server take numbers only".into()));
     }
     let dtype: DType = datatype.parse().map_err(|e| wrong(format!("{e}")))?;
-    let dims = shape.0.iter().enumerate().map(|(i, dim)| {
+    let dims = shape.list().iter().enumerate().map(|(i, dim)| {
         u64::try_from(*dim)
             .map_err(|_| wrong(format!("shape[{i}] is {dim}; a tensor's own shape has no negative size")))
     });
@@ -178,7 +196,13 @@ fn tensor(
     let data = match (data, binary_data_size) {
         (Some(_), Some(_)) => return Err(wrong("has both 'data' and 'binary_data_size'; send one of them".into())),
         (None, None) => return Err(wrong("has neither 'data' nor a parameter 'binary_data_size'".into())),
-        (Some(data), None) => numbers::read(data, dtype, &shape).map_err(|e| wrong(e.to_string()))?.into(),
+        (Some(data), None) => {
+            let read = match lifted.and_then(|lifted| lifted.array(data)) {
+                Some(array) => numbers::read_unproved(array, dtype, &shape),
+                None => numbers::read(data, dtype, &shape),
+            };
+            read.map_err(|e| wrong(e.to_string()))?.into()
+        }
         (None, Some(size)) => {
             if size != bytes as u64 {
                 return Err(wrong(format!("binary_data_size is {size}; {dtype} of shape {shape} has {bytes} bytes")));

@@ -3,6 +3,7 @@
 pub mod binary;
 mod head;
 pub mod json;
+mod lift;
 
 use axum::Router;
 use axum::body::{Body, Bytes, HttpBody};

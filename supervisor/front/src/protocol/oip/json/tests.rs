@@ -255,6 +255,30 @@ proptest! {
         let _ = parse(envelope(Some(length)), &body.into());
     }
 
+    /// Long arrays go another way, to the same end.
+    #[test]
+    fn lifting_changes_nothing(numbers in prop::collection::vec(-1e6f64..1e6, 300), spoilt in prop::option::of((any::<usize>(), r#"[\[\],0-9eE.{}":tfn +-]{0,3}"#)),
+        which in 0..DType::ALL.len(), flat in any::<bool>(), digits in 0usize..19) {
+        let list: Vec<String> = numbers.iter().map(|n| format!("{n:.digits$}")).collect();
+        let rows: Vec<String> = list.chunks(100).map(|row| format!("[{}]", row.join(", "))).collect();
+        let data = if flat { list.join(",") } else { rows.join(",") };
+        let dtype = DType::ALL[which];
+        let mut text = format!(r#"{{"inputs":[{{"name":"x","shape":[3,100],"datatype":"{dtype}","data":[{data}]}},{{"name":"y","datatype":"UINT8","shape":[1],"data":[1]}}]}}"#);
+        if let Some((at, what)) = spoilt {
+            let at = at % text.len();
+            text.replace_range(at..at + 1, &what);
+        }
+        let plain = read(text.as_bytes(), None, binary::split(None, &Bytes::new()).unwrap().1, MOST);
+        match (json(&text), plain) {
+            (Ok((request, _)), Ok(plain)) => {
+                let bytes = |inputs: &[InputTensor]| inputs.iter().map(|i| (i.name.clone(), i.data.clone())).collect::<Vec<_>>();
+                prop_assert_eq!(bytes(inputs(&request)), bytes(&plain.inputs));
+            }
+            (Err(refusal), Err(plain)) => prop_assert_eq!(refusal.message, plain.message),
+            (lifted, plain) => prop_assert!(false, "{:?} and {:?}\n{}", lifted.map(drop), plain.map(drop), text),
+        }
+    }
+
     #[test]
     fn what_is_rendered_can_be_sent_back(which in 0..DType::ALL.len(), rows in 0u64..4, as_bytes in any::<bool>(), seed in any::<u64>()) {
         let dtype = DType::ALL[which];

@@ -1,0 +1,130 @@
+//! How often our own stages of the trip take memory, for a request with a binary tensor and an answer of the same kind.
+//! hyper's and the runtime's are not in it. A number that grows here is paid by every request.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use allocation_counter::measure;
+use bytes::Bytes;
+use casemate_front::admit::permit::Room;
+use casemate_front::admit::{body, head};
+use casemate_front::batch::job::{Answer, Job};
+use casemate_front::batch::plan::Rule;
+use casemate_front::batch::queue::{Bounds, Next, Queue};
+use casemate_front::batch::split::split;
+use casemate_front::fleet::sanitise::sanitise;
+use casemate_front::protocol::oip::json::{Envelope, Wanted, parse, render};
+use casemate_front::response::{InferResponse, OutputTensor};
+use casemate_ipc::id::ModelId;
+use casemate_ipc::launch::Geometry;
+use casemate_ipc::shm::arena::{self, Writer};
+use casemate_ipc::tensor::{DType, ModelSignature, Shape};
+use casemate_ipc::work::Declared;
+
+const GEOMETRY: Geometry = Geometry { slots: 1, slot_bytes: 1 << 16 };
+const RIDERS: u64 = 64;
+
+fn declared() -> Declared {
+    let spec = |text: &str| text.parse().unwrap();
+    Declared {
+        signature: ModelSignature::new(vec![spec("x:f32[-1,16]")], vec![spec("y:f32[-1,4]")]).unwrap(),
+        non_finite: vec![false],
+        max_batch_size: 64,
+        max_batch_delay_us: 0,
+        deadline_ms: 30_000,
+        sha256: [7; 32],
+        platform: String::new(),
+    }
+}
+
+fn request() -> (Envelope, Bytes) {
+    let head = r#"{"inputs":[{"name":"x","shape":[1,16],"datatype":"FP32","parameters":{"binary_data_size":64}}],"parameters":{"binary_data_output":true}}"#;
+    let envelope =
+        Envelope { model: "tiny".parse().unwrap(), version: None, json_length: Some(head.len() as u64), most: 1 << 20 };
+    (envelope, [head.as_bytes(), &[0; 64]].concat().into())
+}
+
+/// Does it, and says how often that took memory.
+fn count<T>(work: impl FnOnce() -> T) -> (u64, T) {
+    let mut done = None;
+    let info = measure(|| done = Some(work()));
+    (info.count_total, done.unwrap())
+}
+
+/// One request through everything that is done for each alone, up to the queue.
+fn arrive(room: &Arc<Room>, queue: &Queue, declared: &Declared) -> ([u64; 3], Wanted, Answer) {
+    let (envelope, body) = request();
+    let (parsing, (request, wanted)) = count(|| parse(envelope, &body).unwrap());
+    let visitor = head::admit(room, 1 << 20, Some(body.len() as u64), Instant::now()).unwrap();
+    let (admitting, (job, _, answer)) = count(|| body::admit(visitor, request, declared, 1 << 16).unwrap());
+    let (pushing, ()) = count(|| queue.push(job).unwrap());
+    ([parsing, admitting, pushing], wanted, answer)
+}
+
+fn leave(queue: &Queue) -> (u64, Vec<Job>) {
+    let rule = Rule { max_rows: RIDERS, delay: Duration::ZERO, max_bytes: 1 << 20 };
+    let (departing, next) = count(|| queue.depart(rule, Instant::now()));
+    let Next::Batch(jobs) = next else { panic!("they leave at once") };
+    (departing, jobs)
+}
+
+#[test]
+fn a_request_takes_memory_so_often() {
+    let (room, queue) = (Room::new(1 << 30), Queue::new(Bounds { jobs: 1024, bytes: 1 << 30 }));
+    let declared = declared();
+    let (requests, _file) = arena::requests(GEOMETRY).unwrap();
+    let (reader, file) = arena::responses(GEOMETRY).unwrap();
+    let answers = Writer::open(&file, GEOMETRY).unwrap();
+    let model: ModelId = ModelId { name: "tiny".parse().unwrap(), version: "1".parse().unwrap() };
+    // The first ones fill what stays: the queue's own memory, and the runtime's.
+    let first: Vec<_> = (0..RIDERS).map(|_| arrive(&room, &queue, &declared)).collect();
+    drop((leave(&queue), first));
+
+    let arrived: Vec<_> = (0..RIDERS).map(|_| arrive(&room, &queue, &declared)).collect();
+    let ([parsing, admitting, pushing], ..) = arrived[0];
+    assert!(arrived.iter().all(|(counts, ..)| *counts == [parsing, admitting, pushing]), "one costs what another does");
+    let (departing, jobs) = leave(&queue);
+    assert_eq!(jobs.len() as u64, RIDERS);
+    let (placing, placed) = count(|| {
+        let parts: Vec<&[u8]> = jobs.iter().map(|job| &job.inputs()[0].data[..]).collect();
+        let shape = jobs[0].inputs()[0].shape.with_rows(RIDERS);
+        requests.slot(0).unwrap().place(DType::Fp32, shape, &parts).unwrap()
+    });
+    assert_eq!(placed.bytes, RIDERS * 64);
+    let bytes = 1f32.to_le_bytes().repeat(RIDERS as usize * 4);
+    let shape = Shape::new(vec![RIDERS, 4]).unwrap();
+    let placed = [answers.slot(0).unwrap().place(DType::Fp32, shape, &[&bytes]).unwrap()];
+    let (sanitising, outputs) = count(|| sanitise(&reader, 0, &placed, &declared, Some(RIDERS)).unwrap());
+    let (splitting, parts) = count(|| split(&jobs, &outputs).unwrap());
+    let (answering, ()) = count(|| jobs.into_iter().zip(parts).for_each(|(job, part)| job.answer(Ok(part))));
+    let mut rendering = 0;
+    for (_, wanted, mut answer) in arrived {
+        let outputs = answer.try_recv().unwrap().unwrap();
+        let outputs = outputs.into_iter().map(|tensor| OutputTensor {
+            name: "y".to_owned(),
+            dtype: DType::Fp32,
+            shape: tensor.shape,
+            data: tensor.data,
+        });
+        let response = InferResponse { model: model.clone(), id: None, outputs: outputs.collect() };
+        let (took, rendered) = count(|| render(&response, &wanted));
+        assert_eq!(rendered.body.len() - rendered.json_length.unwrap(), 16);
+        rendering = took;
+    }
+    let each = [("parse", parsing), ("admit", admitting), ("push", pushing), ("render", rendering)];
+    let batch = [
+        ("depart", departing),
+        ("place", placing),
+        ("sanitise", sanitising),
+        ("split", splitting),
+        ("answer", answering),
+    ];
+    // The lists of inputs as they are read and as they go on, the name, the shape, and the body's first slice.
+    // The tensors in the declaration's order, and the channel for the answer. The body of the answer, and its owner.
+    assert_eq!(each, [("parse", 5), ("admit", 2), ("push", 0), ("render", 2)]);
+    // The last but one is two for each rider: its list of outputs, and the shape of its own rows.
+    let of_riders = 2 + 2 * RIDERS;
+    assert_eq!(batch, [("depart", 2), ("place", 2), ("sanitise", 3), ("split", of_riders), ("answer", 0)]);
+}
