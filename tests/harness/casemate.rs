@@ -16,6 +16,7 @@ use sha2::{Digest, Sha256};
 use crate::client::{self, Answer};
 use crate::lack::Lack;
 use crate::stage;
+use crate::witness::Witness;
 
 /// What a test wants served, before it runs.
 #[derive(Debug)]
@@ -27,6 +28,7 @@ pub struct Setup {
     user: Option<u32>,
     waived: Vec<&'static str>,
     lacks: Vec<Lack>,
+    witness: Option<Witness>,
     programs: Option<PathBuf>,
 }
 
@@ -74,7 +76,7 @@ impl Setup {
         fs::create_dir(folder.path().join("store")).expect("mkdir");
         let waived = if is_root() { vec![] } else { ORDINARY_WAIVERS.to_vec() };
         let (config, limits, sandbox) = (String::new(), String::new(), String::new());
-        Self { folder, config, limits, sandbox, user: None, waived, lacks: Vec::new(), programs: None }
+        Self { folder, config, limits, sandbox, user: None, waived, lacks: Vec::new(), witness: None, programs: None }
     }
 
     /// Runs as an ordinary user, with the waivers that this takes.
@@ -95,6 +97,12 @@ impl Setup {
     /// Runs it on a host that lacks something; may be said more than once.
     pub fn lacking(mut self, lack: Lack) -> Self {
         self.lacks.push(lack);
+        self
+    }
+
+    /// Has every system call of it seen.
+    pub fn seen_by(mut self, witness: &Witness) -> Self {
+        self.witness = Some(witness.clone());
         self
     }
 
@@ -217,6 +225,9 @@ impl Setup {
         }
         for lack in &self.lacks {
             lack.around(&mut command);
+        }
+        if let Some(witness) = &self.witness {
+            witness.around(&mut command);
         }
         command
     }

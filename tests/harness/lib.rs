@@ -3,7 +3,8 @@
 //! [`casemate`] starts `casemate-launcher` over a store that the test fills, [`client`] speaks HTTP to it byte by byte,
 //! [`forge`] and [`models`] make TorchScript archives without Python, [`zoo`] is the hostile ones, [`pulse`] is a
 //! neighbour's steady requests, [`process`] reads `/proc`, [`lack`] takes something away from the host, [`stage`] brings the
-//! programs where an ordinary user can run them. [`fake_launcher`] starts a real front with workers that are threads of the
+//! programs where an ordinary user can run them, [`witness`] sees every system call.
+//! [`fake_launcher`] starts a real front with workers that are threads of the
 //! test ([`puppet`]).
 
 #![allow(clippy::expect_used, reason = "this is test code: what cannot be set up ends the test")]
@@ -19,6 +20,7 @@ pub mod process;
 pub mod pulse;
 pub mod puppet;
 pub mod stage;
+pub mod witness;
 
 #[path = "../adversary/models/mod.rs"]
 pub mod zoo;

@@ -245,6 +245,58 @@ fn stages_are_those_compiled_in(config: &Path, kind: &str) {
     assert!(told > 20, "{told} rules");
 }
 
+#[test]
+fn explain_tells_of_the_zygote_where_there_is_one() {
+    let setup = Setup::new().as_user().echo("e", "").echo("own", "");
+    let config = setup.config("[models.e]\nspawn = \"zygote\"\ntenant = \"shop\"\n[models.own]\nspawn = \"exec\"");
+    let config = config.write_config();
+    let explain = |model: &str, more: &[&str]| {
+        let words = [&["sandbox", "explain", model, "--config", text(&config)], more].concat();
+        casemate(Host::Plain, true, &words)
+    };
+    let said = json(&explain("e", &["--json"]));
+    let (zygote, filter) = (&said["zygote"], policy::filter("zygote").unwrap());
+    assert_eq!(
+        (&said["spawn"], &zygote["tenant"], &zygote["shared"]),
+        (&"zygote".into(), &"shop".into(), &true.into())
+    );
+    assert_eq!(zygote["capabilities"], serde_json::json!(["CAP_SYS_ADMIN"]));
+    let told: Vec<[&str; 3]> = zygote["stage"]["rules"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|rule| ["call", "when", "why"].map(|key| rule[key].as_str().unwrap()))
+        .collect();
+    let conditions: Vec<String> = filter.rules.iter().map(policy::Rule::condition).collect();
+    let compiled: Vec<[&str; 3]> =
+        filter.rules.iter().zip(&conditions).map(|(rule, when)| [rule.call, when.as_str(), rule.why]).collect();
+    assert_eq!(told, compiled);
+    // What it has not, of a worker's layers.
+    let lacks: Vec<&str> = zygote["layers"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|layer| layer["has"] == false)
+        .map(|layer| layer["layer"].as_str().unwrap())
+        .collect();
+    assert_eq!(lacks, ["namespaces", "no-nested-namespaces", "empty-root", "no-capabilities", "landlock"]);
+    for never in zygote["never"].as_array().unwrap() {
+        for call in never["calls"].as_array().unwrap() {
+            assert!(filter.rules.iter().all(|rule| rule.call != call.as_str().unwrap()), "{never}");
+        }
+    }
+    let plain = explain("e", &[]);
+    let plain = String::from_utf8_lossy(&plain.stdout).into_owned();
+    let whys = filter.rules.iter().map(|rule| rule.why);
+    for words in ["The zygote of shop", "CAP_SYS_ADMIN", "one empty folder"].into_iter().chain(whys) {
+        assert!(plain.contains(words), "{words}: {plain}");
+    }
+    // The control: one that is started afresh has none, in both forms.
+    let said = json(&explain("own", &["--json"]));
+    assert_eq!((&said["spawn"], &said["zygote"]), (&"exec".into(), &Value::Null));
+    assert!(!String::from_utf8_lossy(&explain("own", &[]).stdout).contains("zygote"));
+}
+
 /// One act for each mechanism; all of them together are in `native_probes.rs` and in the command itself.
 const ACTS: [&str; 9] = [
     "openat",

@@ -258,3 +258,35 @@ fn siblings_do_not_roll_the_same_dice() {
     let different: BTreeSet<String> = rolls.iter().map(ToString::to_string).collect();
     assert_eq!(different.len(), 4, "{rolls:?}");
 }
+
+/// What a zygote needs beyond a worker's jail is tried before a socket is opened. The control is that the same host serves
+/// the same model where its program is started afresh.
+#[test]
+fn a_host_that_cannot_bear_refuses_before_it_serves() {
+    use casemate_tests::lack::Lack;
+    use nix::errno::Errno;
+    use nix::libc;
+    let clock = Lack { call: libc::SYS_unshare, when: Some((0, 0x80)), errno: Errno::EPERM };
+    let cases = [
+        (Lack::of_prctl(libc::PR_GET_TID_ADDRESS, Errno::EINVAL), "CONFIG_CHECKPOINT_RESTORE"),
+        (clock, "a clock of its own for a worker: EPERM"),
+    ];
+    for user in [false, true].into_iter().filter(|user| *user || is_root()) {
+        for (lack, words) in cases {
+            let setup = |spawn: &str| {
+                let setup = Setup::new().simple("a", &models::double()).lacking(lack);
+                let setup = setup.config(&format!("[models.a]\nspawn = \"{spawn}\""));
+                if user { setup.as_user() } else { setup }
+            };
+            let (code, says) = setup("zygote").refused();
+            println!("{says}");
+            assert_eq!(code, Some(78), "user: {user}: {says}");
+            for words in [words, "a: spawn = \\\"zygote\\\" cannot be had here", "write spawn = \\\"exec\\\""] {
+                let plain = words.replace('\\', "");
+                assert!(says.contains(words) || says.contains(&plain), "user: {user}: {words}: {says}");
+            }
+            assert!(!says.contains("listening on"), "{says}");
+            assert!(answers(&setup("exec").serve(), "a"), "user: {user}");
+        }
+    }
+}

@@ -25,6 +25,46 @@ pub struct Explanation {
     pub files: Files,
     /// What it cannot do while it serves, and the calls that this would take.
     pub never: Vec<Never>,
+    /// How it comes to be: `exec` or `zygote`.
+    pub spawn: String,
+    /// The zygote that bears it, where one does.
+    pub zygote: Option<Zygote>,
+}
+
+/// What a tenant's zygote may do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Zygote {
+    /// Whose it is, where a model was named.
+    pub tenant: Option<String>,
+    /// Whether other models may have the same tenant, and so workers of the same zygote.
+    pub shared: bool,
+    /// Most workers that one bears.
+    pub births: u32,
+    /// Seconds after which one is renewed.
+    pub age_s: u64,
+    /// Capabilities that it keeps; they hold in its own user namespace only.
+    pub capabilities: Vec<String>,
+    /// What it holds.
+    pub descriptors: Vec<Descriptor>,
+    /// Limits of the kernel on its process.
+    pub limits: Vec<Limit>,
+    /// The layers of a worker's cage, and which of them it has.
+    pub layers: Vec<ZygoteLayer>,
+    /// Its system call filter, which its workers keep under theirs.
+    pub stage: Stage,
+    /// What it cannot do, and the calls that this would take.
+    pub never: Vec<Never>,
+}
+
+/// One layer, of a zygote.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ZygoteLayer {
+    /// Its name.
+    pub layer: String,
+    /// Whether it has it as a worker has it.
+    pub has: bool,
+    /// What it has, in a sentence.
+    pub says: String,
 }
 
 /// A piece of shared memory.

@@ -12,6 +12,7 @@
 pub mod arguments;
 pub mod check;
 pub mod grant;
+pub mod law;
 pub mod lower;
 pub mod rule;
 pub mod symbols;

@@ -201,12 +201,15 @@ pub fn confine_zygote() -> Result<ZygoteConfined, ConfineError> {
     Ok(ZygoteConfined(()))
 }
 
-/// After its warm-up: the libraries' root goes, and all capabilities but the one for its workers' clocks. It is one thread,
+/// The one capability that a zygote keeps, for its workers' clocks; it holds in its own user namespace only.
+pub const ZYGOTE_KEEPS: caps::Capability = caps::Capability::CAP_SYS_ADMIN;
+
+/// After its warm-up: the libraries' root goes, and all capabilities but [`ZYGOTE_KEEPS`]. It is one thread,
 /// and stays so.
 pub fn settle_zygote(confined: ZygoteConfined) -> Result<ZygoteSettled, LockError> {
     let ZygoteConfined(()) = confined;
     root::swap_for_threshold().map_err(LockError::Root)?;
-    privileges::keep_one(caps::Capability::CAP_SYS_ADMIN).map_err(LockError::Capabilities)?;
+    privileges::keep_one(ZYGOTE_KEEPS).map_err(LockError::Capabilities)?;
     privileges::prove_one_thread().map_err(LockError::Threads)?;
     Ok(ZygoteSettled(()))
 }

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use casemate_ipc::cores;
 use casemate_ipc::id::ModelName;
@@ -11,10 +10,11 @@ use casemate_ipc::launch::{Geometry, GraphPolicy, RunTimeCode};
 use casemate_ipc::layer::Waiver;
 use thiserror::Error;
 
+pub use crate::identities::Identities;
 use crate::limits::{LimitError, Limits};
 use crate::listen::{self, ListenError};
 use crate::model::{Caps, ModelConfig, Versions};
-use crate::raw::{Raw, RawGraph, RawModel, RawPolicy, RawSandbox, RawVersions};
+use crate::raw::{Raw, RawGraph, RawModel, RawPolicy, RawVersions};
 use crate::tenant::{Renewal, Spawn, Tenant};
 
 /// What the operator wants.
@@ -42,19 +42,6 @@ pub struct Config {
     pub spawn: Spawn,
     /// How zygotes are renewed.
     pub renewal: Renewal,
-}
-
-/// Who the processes are, where the launcher is root.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Identities {
-    /// Uid and gid of the front.
-    pub front: u32,
-    /// First uid and gid for workers.
-    pub worker_first: u32,
-    /// How many.
-    pub worker_count: u32,
-    /// How long a worker's uid stays unused after its end.
-    pub rest: Duration,
 }
 
 /// Why a text is not a config.
@@ -191,13 +178,13 @@ impl Config {
             inference: listen::loopback("inference", &raw.listen.inference)?,
             trace: raw.listen.trace,
             waived,
-            identities: check_identities(&raw.sandbox)?,
+            identities: Identities::check(&raw.sandbox)?,
             models: models.collect::<Result<_, ConfigError>>()?,
             limits,
             only_listed: raw.only_listed,
             graph,
             spawn,
-            renewal: check_renewal(&raw.sandbox)?,
+            renewal: Renewal::check(&raw.sandbox)?,
         })
     }
 
@@ -408,52 +395,10 @@ fn check_model(name: &ModelName, raw: RawModel, defaults: ModelConfig) -> Result
     })
 }
 
-/// A user namespace's map is written at once, in less than a page: 227 lines with the longest of uids, one of them the zygote's own.
-const BIRTHS_MOST: u64 = 200;
-const AGE_LEAST: u64 = 10;
-const AGE_MOST: u64 = 604_800;
-
-fn check_renewal(raw: &RawSandbox) -> Result<Renewal, ConfigError> {
-    let bounded = |key, found: u64, least: u64, most: u64| match (least..=most).contains(&found) {
-        true => Ok(found),
-        false => Err(ConfigError::Renewal { key, found, least, most }),
-    };
-    bounded("zygote_births", raw.zygote_births.into(), 1, BIRTHS_MOST)?;
-    let age = bounded("zygote_age_s", raw.zygote_age_s, AGE_LEAST, AGE_MOST)?;
-    Ok(Renewal { births: raw.zygote_births, age: Duration::from_secs(age) })
-}
-
-const UID_REST_MOST: u64 = 604_800;
-
-fn check_identities(raw: &RawSandbox) -> Result<Identities, ConfigError> {
-    let fault = |key, why| Err(ConfigError::Identity { key, why });
-    let RawSandbox { front_uid, worker_uid_first, worker_uid_count, uid_rest_s, .. } = *raw;
-    // 65534 is what the kernel shows for every uid that a namespace does not know; u32::MAX means "leave it".
-    let reserved = |uid: u32| uid < 1000 || uid == 65_534 || uid == u32::MAX;
-    if reserved(front_uid) {
-        return fault("front_uid", "uids below 1000, 65534 and 4294967295 belong to others");
-    }
-    if worker_uid_count == 0 {
-        return fault("worker_uid_count", "at least one is needed");
-    }
-    let Some(last) = worker_uid_first.checked_add(worker_uid_count - 1) else {
-        return fault("worker_uid_count", "the range passes the largest uid");
-    };
-    if reserved(worker_uid_first) || reserved(last) || (worker_uid_first..=last).contains(&65_534) {
-        return fault("worker_uid_first", "uids below 1000, 65534 and 4294967295 belong to others");
-    }
-    if (worker_uid_first..=last).contains(&front_uid) {
-        return fault("front_uid", "the front must not share a uid with a worker");
-    }
-    if uid_rest_s > UID_REST_MOST {
-        return fault("uid_rest_s", "a week (604800) is the most");
-    }
-    let rest = Duration::from_secs(uid_rest_s);
-    Ok(Identities { front: front_uid, worker_first: worker_uid_first, worker_count: worker_uid_count, rest })
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]

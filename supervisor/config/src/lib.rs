@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod config;
+mod identities;
 pub mod limits;
 pub mod listen;
 pub mod model;

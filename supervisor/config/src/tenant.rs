@@ -1,9 +1,13 @@
 //! Whose a model is, and how its workers come to be.
 
 use std::fmt;
+use std::time::Duration;
 
 use casemate_ipc::id::{ModelName, TenantName};
 use serde::Deserialize;
+
+use crate::config::ConfigError;
+use crate::raw::RawSandbox;
 
 /// Whose a model is. A model without a tenant is one of its own, and shares nothing with a tenant of the same name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -31,7 +35,25 @@ pub struct Renewal {
     /// Most workers that one bears.
     pub births: u32,
     /// Longest that one lives.
-    pub age: std::time::Duration,
+    pub age: Duration,
+}
+
+/// A user namespace's map is written at once, in less than a page: 227 lines with the longest of uids, one of them the zygote's own.
+const BIRTHS_MOST: u64 = 200;
+const AGE_LEAST: u64 = 10;
+const AGE_MOST: u64 = 604_800;
+
+impl Renewal {
+    /// Checks what is written.
+    pub(crate) fn check(raw: &RawSandbox) -> Result<Self, ConfigError> {
+        let bounded = |key, found: u64, least: u64, most: u64| match (least..=most).contains(&found) {
+            true => Ok(found),
+            false => Err(ConfigError::Renewal { key, found, least, most }),
+        };
+        bounded("zygote_births", raw.zygote_births.into(), 1, BIRTHS_MOST)?;
+        let age = bounded("zygote_age_s", raw.zygote_age_s, AGE_LEAST, AGE_MOST)?;
+        Ok(Self { births: raw.zygote_births, age: Duration::from_secs(age) })
+    }
 }
 
 impl Spawn {

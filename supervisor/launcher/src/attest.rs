@@ -1,5 +1,7 @@
 //! Reads the layers of a worker's cage from outside: what the kernel says about that process, whatever it says itself.
 
+mod marks;
+
 use std::fmt::Write as _;
 use std::fs;
 use std::os::fd::AsFd;
@@ -11,16 +13,18 @@ use casemate_lockdown::{self as lockdown, Stage, policy};
 use nix::errno::Errno;
 use nix::unistd::{Pid, geteuid};
 
+pub use marks::Marks;
+use marks::Other;
+
 use crate::cgroup::Leaf;
 use crate::jail::identity::Identity;
 use crate::jail::namespaces::has_time;
 use crate::jail::nested;
 use crate::jail::rlimit::{Ceilings, DESCRIPTORS};
-use crate::sys::control::core_cookie;
 use crate::sys::process::borrow_descriptor;
 
 /// What the launcher gave a worker, to compare with.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Subject {
     /// Its process.
     pub pid: Pid,
@@ -36,22 +40,25 @@ pub struct Subject {
     pub run_time_code: RunTimeCode,
     /// Whether its warm-up may, whatever comes afterwards.
     pub warmed: bool,
-    /// Whether a zygote bore it, whose filter it has too.
-    pub born: bool,
+    /// The marks of the zygote that bore it, whose filter it has too, at its birth.
+    pub zygote: Option<Marks>,
 }
 
 /// One reading for each layer, in the order in which they are put on.
 pub fn read(subject: &Subject, leaf: Option<&Leaf>, pidfd: impl AsFd) -> Vec<Reading> {
     let status = Status::of(&subject.pid.to_string());
+    let (own, launcher) = (Marks::of(subject.pid), Marks::of(Pid::this()));
+    let zygote = subject.zygote.iter().map(|zygote| ("its zygote's", zygote));
+    let others: Vec<Other<'_>> = [("the launcher's", &launcher)].into_iter().chain(zygote).collect();
     let one = |layer| {
         let (in_force, evidence) = match layer {
             Layer::Cgroup => cgroup(subject.pid, leaf),
             Layer::ResourceLimits => limits(subject),
-            Layer::UserNamespace => user_namespace(subject.pid),
-            Layer::Namespaces => namespaces(subject.pid),
+            Layer::UserNamespace => user_namespace(subject.pid, own.apart(&others, &["user"])),
+            Layer::Namespaces => namespaces(&own, &others),
             Layer::NoNestedNamespaces => nested_namespaces(subject, &pidfd),
             Layer::Speculation => speculation(&status),
-            Layer::CoreScheduling => core_scheduling(subject.pid),
+            Layer::CoreScheduling => own.apart_on_cores(&others),
             Layer::OwnIdentity => own_identity(subject, &status),
             Layer::NoNewPrivileges => no_new_privileges(&status),
             Layer::NonDumpable => non_dumpable(subject.pid, &status),
@@ -89,22 +96,21 @@ fn hard_limit(text: &str, name: &str) -> Option<u64> {
     line.split_whitespace().nth(1)?.parse().ok()
 }
 
-fn user_namespace(pid: Pid) -> Found {
+fn user_namespace(pid: Pid, (apart, mut evidence): Found) -> Found {
     let map = fs::read_to_string(format!("/proc/{pid}/uid_map")).unwrap_or_default();
     let map = map.split_whitespace().collect::<Vec<_>>().join(" ");
-    let (apart, mut evidence) = apart(pid, &["user"]);
     let _ = write!(evidence, ", uid_map {map}");
     (apart, evidence)
 }
 
-fn namespaces(pid: Pid) -> Found {
+fn namespaces(own: &Marks, others: &[Other<'_>]) -> Found {
     let mut kinds = vec!["mnt", "pid", "net", "ipc", "uts", "cgroup"];
     if !has_time() {
-        let (holds, evidence) = apart(pid, &kinds);
+        let (holds, evidence) = own.apart(others, &kinds);
         return (holds, format!("{evidence}, no time namespaces in this kernel"));
     }
     kinds.push("time");
-    apart(pid, &kinds)
+    own.apart(others, &kinds)
 }
 
 fn cgroup(pid: Pid, leaf: Option<&Leaf>) -> Found {
@@ -133,37 +139,6 @@ fn speculation(status: &Status) -> Found {
     // Only x86 has a control for branches.
     let holds = STORE.contains(&store) && (BRANCH.contains(&branch) || !cfg!(target_arch = "x86_64"));
     (holds, format!("store bypass: {store}; indirect branch: {branch}"))
-}
-
-fn core_scheduling(pid: Pid) -> Found {
-    apart_on_cores(core_cookie(pid), core_cookie(Pid::this()))
-}
-
-/// Whether who has this cookie shares no core with who has the launcher's. No cookie is everybody's.
-fn apart_on_cores(theirs: nix::Result<u64>, ours: nix::Result<u64>) -> Found {
-    match (theirs, ours) {
-        (Ok(0), _) => (false, "no cookie".to_owned()),
-        (Ok(theirs), Ok(ours)) if theirs == ours => (false, "the launcher's own cookie".to_owned()),
-        (Ok(_), Ok(_)) => (true, "a cookie of its own".to_owned()),
-        (Ok(_), Err(errno)) => (false, format!("a cookie, but the launcher's cannot be read: {errno}")),
-        (Err(Errno::ENODEV), _) => (true, "no core of this host runs two threads".to_owned()),
-        (Err(Errno::EINVAL), _) => (false, "this kernel has no core scheduling".to_owned()),
-        (Err(errno), _) => (false, format!("cannot be read: {errno}")),
-    }
-}
-
-/// Whether all of these are others than the launcher's.
-fn apart(pid: Pid, kinds: &[&str]) -> Found {
-    let link = |who: &str, kind: &str| fs::read_link(format!("/proc/{who}/ns/{kind}")).ok();
-    let (mut holds, mut parts) = (true, Vec::new());
-    for kind in kinds {
-        let (theirs, ours) = (link(&pid.to_string(), kind), link("self", kind));
-        let other = theirs.is_some() && ours.is_some() && theirs != ours;
-        holds &= other;
-        let name = theirs.map_or(format!("{kind} cannot be read"), |path| path.to_string_lossy().into_owned());
-        parts.push(if other { name } else { format!("{name} (the launcher's)") });
-    }
-    (holds, parts.join(", "))
 }
 
 fn own_identity(subject: &Subject, status: &Status) -> Found {
@@ -280,7 +255,7 @@ fn filters(subject: &Subject, status: &Status) -> Found {
     let own = count(&Status::of("self")).unwrap_or(0);
     let programs = |stage: &Stage| policy::filter(stage.name()).map_or(1, |filter| filter.programs().len());
     let stages = worker_stages(subject.run_time_code, subject.warmed);
-    let inherited = if subject.born { programs(&Stage::Zygote) } else { 0 };
+    let inherited = if subject.zygote.is_some() { programs(&Stage::Zygote) } else { 0 };
     let expected = own + inherited + stages.iter().map(programs).sum::<usize>();
     let found = count(status).unwrap_or(0);
     let holds = status.is("Seccomp", "2") && found >= expected;
@@ -359,17 +334,6 @@ mod tests {
         assert_eq!((count_made_code(maps, ""), count_made_code(maps, "w")), (3, 1));
     }
 
-    #[test]
-    fn only_a_cookie_of_its_own_keeps_a_worker_apart() {
-        let holds = |theirs, ours| apart_on_cores(theirs, ours).0;
-        assert!(holds(Ok(7), Ok(0)) && holds(Ok(7), Ok(8)));
-        assert!(!holds(Ok(0), Ok(0)) && !holds(Ok(0), Ok(8)), "no cookie is everybody's");
-        assert!(!holds(Ok(8), Ok(8)), "the launcher's own, and so that of all that it starts");
-        assert!(!holds(Ok(7), Err(Errno::ESRCH)), "nothing to compare with");
-        assert!(holds(Err(Errno::ENODEV), Err(Errno::ENODEV)), "nobody shares a core there");
-        assert!(!holds(Err(Errno::EINVAL), Err(Errno::EINVAL)) && !holds(Err(Errno::ESRCH), Ok(0)));
-    }
-
     /// A process without a cage must not look as if it had one.
     #[test]
     fn this_test_has_no_cage() {
@@ -381,7 +345,7 @@ mod tests {
             landlock: 1,
             run_time_code: RunTimeCode::Refused,
             warmed: false,
-            born: false,
+            zygote: None,
         };
         let own = std::fs::File::open("/dev/null").unwrap();
         for reading in read(&subject, None, &own) {

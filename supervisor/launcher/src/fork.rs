@@ -147,17 +147,19 @@ impl Nascent {
 impl BirthError {
     /// Whether the host may have more to give later.
     pub fn passes(&self) -> bool {
-        let short = |errno: Errno| {
-            // ENOSPC is what the kernel answers beyond `user.max_user_namespaces`.
-            use Errno::{EAGAIN, EINTR, EMFILE, ENFILE, ENOMEM, ENOSPC};
-            matches!(errno, EAGAIN | EINTR | EMFILE | ENFILE | ENOMEM | ENOSPC)
-        };
         match self {
-            Self::Fork(errno) | Self::Step(Failure { errno, .. }) => short(*errno),
+            Self::Fork(errno) | Self::Step(Failure { errno, .. }) => is_short(*errno),
             Self::Wire(_) | Self::Slow => true,
             Self::Identity(_) => false,
         }
     }
+}
+
+/// Whether the host was short of something that may come back. ENOSPC is what the kernel answers beyond
+/// `user.max_user_namespaces`.
+pub fn is_short(errno: Errno) -> bool {
+    use Errno::{EAGAIN, EINTR, EMFILE, ENFILE, ENOMEM, ENOSPC};
+    matches!(errno, EAGAIN | EINTR | EMFILE | ENFILE | ENOMEM | ENOSPC)
 }
 
 const READY: u8 = b'r';

@@ -5,6 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use casemate_config::Config;
+use casemate_ipc::id::ModelName;
 use casemate_ipc::layer::Waiver;
 use nix::errno::Errno;
 use nix::sys::wait::waitpid;
@@ -18,7 +19,7 @@ use crate::jail::{Failure, Jail, Step, namespaces};
 use crate::library::Library;
 use crate::owner::Owner;
 use crate::sys::process::{exit_now, landlock_version};
-use crate::trial::{self, try_front};
+use crate::trial::{self, BearingError, try_front};
 
 /// What workers get here.
 #[derive(Debug)]
@@ -54,6 +55,14 @@ pub enum HostError {
     /// Not a matter of a layer: as root a worker's own user, for one.
     #[error("no worker can be made: {0}; as root, sandbox.worker_uid_first must be a range that exists here")]
     Uids(Box<dyn std::error::Error>),
+    /// A model's workers are to be born of a zygote.
+    #[error("{model}: spawn = \"zygote\" cannot be had here: {why}; write spawn = \"exec\"")]
+    Zygote {
+        /// Which.
+        model: ModelName,
+        /// What is missing.
+        why: BearingError,
+    },
     /// The launcher and the front must be able to confine themselves; there is no waiver.
     #[error("this host does not let the server confine itself: {0}; a container's seccomp profile may refuse it")]
     Own(#[from] trial::TrialError),

@@ -4,6 +4,7 @@
 //! knew of them is gone. A fresh front starts with none.
 
 mod error;
+mod serving;
 
 use std::fmt::Display;
 use std::io::ErrorKind;
@@ -22,7 +23,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 pub use error::MonitorError;
 
-use crate::front::{Front, FrontPlan};
+use crate::front::FrontPlan;
 use crate::log;
 use crate::origin::Images;
 use crate::permit::{Facts, Permits, Verdict};
@@ -30,6 +31,7 @@ use crate::spawn::{Arenas, Spawner};
 use crate::sys::process::send_signal;
 use crate::trace::{Circumstances, End, Ended, Tracer, name_of};
 use crate::workers::{Answer, Workers, refuse};
+use serving::{Broken, Serving};
 
 /// The launcher at work.
 #[derive(Debug)]
@@ -47,19 +49,6 @@ pub struct Monitor {
     again: Option<Instant>,
     stopping: Option<Instant>,
 }
-
-/// A front, and which workers are its own.
-#[derive(Debug)]
-struct Serving {
-    front: Front,
-    first: u64,
-    /// It broke the protocol, or closed its channel: nothing is read from it and nothing said to it any more, and if it is
-    /// not gone by then it is killed.
-    left: Option<Instant>,
-}
-
-/// What a front did that no front may do.
-struct Broken(String);
 
 /// A front that lives longer has not failed to start.
 const QUICK: Duration = Duration::from_secs(10);

@@ -20,6 +20,7 @@ use nix::sys::stat::fstat;
 use nix::unistd::{Pid, pipe2};
 use thiserror::Error;
 
+use crate::attest::Marks;
 use crate::cgroup::{CgroupError, Entry, Leaf};
 use crate::fork::{self, BirthError};
 use crate::host::Host;
@@ -63,8 +64,8 @@ pub struct Spawned {
     pub pidfd: OwnedFd,
     /// Who it is.
     pub identity: Identity,
-    /// Whether a zygote bore it.
-    pub born: bool,
+    /// The marks of the zygote that bore it, if one did, at its birth.
+    pub zygote: Option<Marks>,
     /// What it may use.
     pub ceilings: Ceilings,
     /// Whether it may make machine code.
@@ -204,7 +205,7 @@ impl Spawner {
         let leaf = self.host.cgroups.as_ref().map(|groups| groups.leaf(&format!("w{}", worker.0), ceilings.budget()));
         let leaf = leaf.transpose()?;
         let alone = !self.host.lacks(Waiver::NoNestedNamespaces);
-        let (born, identity, (pid, pidfd)) = match way {
+        let (zygote, identity, (pid, pidfd)) = match way {
             Way::Exec(identity) => {
                 let entry = leaf.as_ref().map(Leaf::entry).transpose()?;
                 let calm = !self.host.lacks(Waiver::Speculation);
@@ -212,13 +213,13 @@ impl Spawner {
                 let bears = false;
                 let jail =
                     Jail { library, namespaces, alone, calm, entry, identity, cores, ceilings, descriptors, bears };
-                (false, identity, self.birth(&jail, &[], tracer)?)
+                (None, identity, self.birth(&jail, &[], tracer)?)
             }
             Way::Born(zygote) => {
                 let identity = zygote.unborn.front().map_or(Identity::Shared, |(_, identity)| *identity);
                 // It has its zygote's null already, and one log for both of its outputs.
                 let dowry = Dowry { descriptors: &descriptors[2..], leaf: leaf.as_ref(), ceilings, alone };
-                (true, identity, zygote.bear(&dowry, tracer)?)
+                (Some(Marks::of(zygote.pid)), identity, zygote.bear(&dowry, tracer)?)
             }
         };
         let run_time_code = settings.run_time_code;
@@ -227,7 +228,7 @@ impl Spawner {
             pid,
             pidfd,
             identity,
-            born,
+            zygote,
             ceilings,
             run_time_code,
             warmed,
@@ -339,9 +340,8 @@ impl SpawnError {
     pub fn passes(&self) -> bool {
         match self {
             Self::Birth(error) => error.passes(),
-            Self::Descriptor { .. } | Self::Memory(_) | Self::Cgroup(_) | Self::Bear(_) | Self::Dry(_) | Self::Uids => {
-                true
-            }
+            Self::Bear(error) => error.passes(),
+            Self::Descriptor { .. } | Self::Memory(_) | Self::Cgroup(_) | Self::Dry(_) | Self::Uids => true,
             // Somebody may be copying the model's files right now; but a worker that cannot have them is not better off
             // for asking again and again.
             Self::Model(_) | Self::Grant(_) | Self::NoNamespaces => false,

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use casemate_config::tenant::Spawn;
 use casemate_config::{Config, ConfigError};
 use casemate_ipc::id::ModelName;
 use casemate_ipc::launch::RunTimeCode;
@@ -30,6 +31,7 @@ use crate::owner::{Owner, OwnerError};
 use crate::program::{Program, ProgramError};
 use crate::spawn::Spawner;
 use crate::sys::process::{clear_environment, close_from};
+use crate::trial::try_birth;
 
 /// What the command line asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -187,6 +189,11 @@ pub fn prepare(path: &Path, owner: Owner) -> Result<Ready, StartError> {
     let (program, front) = (Program::beside("casemate-worker", owner)?, Program::beside("casemate-front", owner)?);
     let library = Library::of(program.path(), owner)?;
     let host = host::probe(&config, owner, &library)?;
+    // One is enough to know, since all zygotes need the same.
+    let born = store.models().iter().find(|model| config.model(&model.name).spawn == Spawn::Zygote);
+    if let Some(model) = born.map(|model| model.name.clone()) {
+        try_birth(&config, owner, &library, &host).map_err(|why| HostError::Zygote { model, why })?;
+    }
     for waiver in &host.missing {
         log::warn("layer-missing", &[("layer", waiver), ("accepted", &"sandbox.accept_missing")]);
     }

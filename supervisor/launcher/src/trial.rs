@@ -1,6 +1,8 @@
 //! Tries out, on a child that then ends, what the launcher and the front put on themselves: both filters, Landlock, empty
 //! capability sets. Tried and not asked about: a container may know a call and refuse it all the same.
 
+mod birth;
+
 use std::fs::File;
 use std::io::{self, Read, Write};
 
@@ -14,6 +16,8 @@ use thiserror::Error;
 use crate::fork::{self, BirthError};
 use crate::jail::Step;
 use crate::sys::process::exit_now;
+
+pub use birth::{BearingError, try_birth};
 
 /// What could not be put on.
 #[derive(Debug, Error)]

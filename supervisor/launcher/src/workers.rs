@@ -296,14 +296,14 @@ impl Workers {
         asked: Instant,
     ) -> Answer {
         self.next += 1;
-        let Spawned { pid, pidfd, identity, born, ceilings, run_time_code, warmed, leaf, channel, log, .. } = spawned;
+        let Spawned { pid, pidfd, identity, zygote, ceilings, run_time_code, warmed, leaf, channel, log, .. } = spawned;
         let shapes_left_aside = spawned.shapes_left_aside;
         let (namespaces, landlock) = (!spawner.host.lacks(Waiver::Namespaces), spawner.host.landlock);
-        let subject = Subject { pid, identity, ceilings, namespaces, landlock, run_time_code, warmed, born };
+        let how = if zygote.is_some() { Spawn::Zygote } else { Spawn::Exec }.name();
+        let subject = Subject { pid, identity, ceilings, namespaces, landlock, run_time_code, warmed, zygote };
         self.running.insert(worker, Worker { model: model.clone(), pid, pidfd, subject, leaf, berth, asked: false });
         let spawn_us = u64::try_from(asked.elapsed().as_micros()).unwrap_or(u64::MAX);
         let uid = identity.own().map_or("shared".to_owned(), |uid| uid.to_string());
-        let how = if born { Spawn::Zygote } else { Spawn::Exec }.name();
         let fields: [(&str, &dyn Display); 6] =
             [("worker", &worker), ("model", model), ("pid", &pid), ("uid", &uid), ("us", &spawn_us), ("by", &how)];
         log::info("worker-started", &fields);

@@ -20,6 +20,7 @@ use nix::unistd::Pid;
 use thiserror::Error;
 
 use crate::cgroup::{CgroupError, Leaf};
+use crate::fork;
 use crate::jail::identity::Identity;
 use crate::jail::rlimit::Ceilings;
 use crate::jail::{namespaces, nested};
@@ -194,6 +195,16 @@ impl Zygote {
 }
 
 impl BearError {
+    /// Whether a later try could end otherwise. What the kernel does not allow, it does not allow the next time.
+    pub fn passes(&self) -> bool {
+        match self {
+            Self::Step { errno, .. } | Self::Barren(errno) => fork::is_short(*errno),
+            Self::Fetters(error) => error.raw_os_error().is_none_or(|errno| fork::is_short(Errno::from_raw(errno))),
+            Self::Zygote(_) | Self::Gone | Self::Slow(_) | Self::Answer(_) | Self::Stranger(_) => true,
+            Self::Own { .. } | Self::Cgroup(_) | Self::Newborn(_) | Self::Stillborn => true,
+        }
+    }
+
     /// Whether a fresh zygote may do better.
     pub const fn is_of_zygote(&self) -> bool {
         matches!(
@@ -238,7 +249,7 @@ fn is_new_child(pid: u32, tracer: &Tracer) -> Option<Pid> {
 /// Says who the newborn is, and lets its user namespace hold no others. Both are allowed only to somebody inside: of the
 /// zygote's namespace for the one, of the newborn's for the other. So a child of this launcher goes there, one after the
 /// other, and ends.
-fn fetter((zygote, pid, newborn): (&OwnedFd, Pid, &OwnedFd), unborn: Option<u32>, alone: bool) -> io::Result<()> {
+pub fn fetter((zygote, pid, newborn): (&OwnedFd, Pid, &OwnedFd), unborn: Option<u32>, alone: bool) -> io::Result<()> {
     match process::fork(CloneFlags::empty(), None)? {
         Forked::Child => {
             let done = setns(zygote, CloneFlags::CLONE_NEWUSER)
@@ -269,4 +280,20 @@ fn random() -> io::Result<u64> {
 /// Who a zygote's workers will be, as its user namespace numbers them.
 pub fn numbered(identities: Vec<Identity>) -> VecDeque<(u32, Identity)> {
     (FIRST_UNBORN..).zip(identities).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_forbidden_today_is_forbidden_tomorrow() {
+        let step = |errno| failed("identity".to_owned(), errno).passes();
+        assert!(step(libc::EAGAIN) && step(libc::ENOMEM) && step(libc::ENOSPC));
+        assert!(!step(libc::EPERM) && !step(libc::EINVAL) && !step(libc::EACCES));
+        let fetters = |errno| BearError::Fetters(io::Error::from_raw_os_error(errno)).passes();
+        assert!(fetters(libc::ENOMEM) && !fetters(libc::EPERM) && !fetters(libc::EINVAL));
+        assert!(BearError::Barren(Errno::ENOSPC).passes() && !BearError::Barren(Errno::EPERM).passes());
+        assert!(BearError::Gone.passes() && BearError::Stillborn.passes());
+    }
 }

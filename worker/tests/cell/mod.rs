@@ -5,6 +5,8 @@
 #![allow(clippy::unwrap_used, reason = "a test may")]
 
 pub(crate) mod jail;
+mod manifest;
+mod value;
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -21,10 +23,13 @@ use casemate_ipc::layer::Waiver;
 use casemate_ipc::seqpacket::{self, Channel, PacketBuffer};
 use casemate_ipc::shm::arena::{self, Reader, Writer};
 use casemate_ipc::shm::seal;
-use casemate_ipc::tensor::{DType, Shape, TensorSpec};
+use casemate_ipc::tensor::Shape;
 use casemate_ipc::work::{Declared, Failure, FromWorker, GateCode, Placed, Step, ToWorker};
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+#[allow(unused_imports, reason = "each test file uses its part")]
+pub(crate) use value::{Value, f32s, i64s};
 
 /// What a worker is born with.
 pub(crate) struct Birth {
@@ -72,29 +77,6 @@ pub(crate) struct Cell {
     status: Option<ExitStatus>,
     /// Convolutions that it met without oneDNN's code.
     pub(crate) met: Vec<Convolution>,
-}
-
-/// One tensor.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Value {
-    pub(crate) dtype: DType,
-    pub(crate) dims: Vec<u64>,
-    pub(crate) bytes: Vec<u8>,
-}
-
-pub(crate) fn f32s(dims: &[u64], values: &[f32]) -> Value {
-    Value { dtype: DType::Fp32, dims: dims.to_vec(), bytes: values.iter().flat_map(|v| v.to_le_bytes()).collect() }
-}
-
-pub(crate) fn i64s(dims: &[u64], values: &[i64]) -> Value {
-    Value { dtype: DType::Int64, dims: dims.to_vec(), bytes: values.iter().flat_map(|v| v.to_le_bytes()).collect() }
-}
-
-impl Value {
-    pub(crate) fn to_f32s(&self) -> Vec<f32> {
-        assert_eq!(self.dtype, DType::Fp32);
-        self.bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
-    }
 }
 
 impl Birth {
@@ -261,24 +243,6 @@ impl Birth {
                 other => panic!("{other:?}\n{}", cell.log()),
             }
         }
-    }
-
-    fn manifest_text(&self) -> String {
-        if let Some(text) = &self.manifest {
-            return text.clone();
-        }
-        let digest =
-            || <sha2::Sha256 as sha2::Digest>::digest(&self.model).iter().map(|b| format!("{b:02x}")).collect();
-        let sha256: String = self.sha256.clone().unwrap_or_else(digest);
-        let mut text = format!("format = \"{}\"\nsha256 = \"{sha256}\"\n", self.format);
-        for (side, specs) in [("input", &self.inputs), ("output", &self.outputs)] {
-            for spec in specs {
-                let spec: TensorSpec = spec.parse().unwrap();
-                let (name, dtype, shape) = (&spec.name, spec.dtype, spec.dims_i64());
-                text += &format!("[[{side}]]\nname = \"{name}\"\ndtype = \"{dtype}\"\nshape = {shape:?}\n");
-            }
-        }
-        text + &format!("[batching]\nmax_batch_size = {}\n", self.max_batch_size)
     }
 }
 

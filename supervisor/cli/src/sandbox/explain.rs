@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use casemate_ipc::id::ModelName;
-use casemate_ipc::inquiry::explanation::{Arena, Explanation, LayerSaid, Never, Stage};
+use casemate_ipc::inquiry::explanation::{Arena, Explanation, LayerSaid, Never, Stage, Zygote};
 use casemate_ipc::layer::Layer;
 use serde_json::json;
 use thiserror::Error;
@@ -94,14 +94,7 @@ fn tell(screen: &mut Screen, told: &Explanation) {
         rules(screen, stage);
     }
     head(screen, "So, while it runs the model, it cannot");
-    for Never { act, calls, only } in &told.never {
-        screen.line(format_args!("  {act}"));
-        let why = match only.as_slice() {
-            [] => format!("in no rule: {}", calls.join(", ")),
-            rules => format!("only {}", rules.join("; ")),
-        };
-        screen.line(format_args!("      {}", screen.tone(Tone::Quiet, why)));
-    }
+    told.never.iter().for_each(|one| never(screen, one));
     for stage in told.stages.iter().filter(|stage| !stage.serves) {
         head(screen, &format!("Before that, on work that we trust and with no byte of a model read ({})", stage.stage));
         rules(screen, stage);
@@ -110,6 +103,50 @@ fn tell(screen: &mut Screen, told: &Explanation) {
     for layer in &told.layers {
         layer_line(screen, layer);
     }
+    if let Some(zygote) = &told.zygote {
+        tell_of_zygote(screen, zygote);
+    }
+}
+
+fn tell_of_zygote(screen: &mut Screen, told: &Zygote) {
+    let whose = told.tenant.as_deref().map_or("its tenant".to_owned(), |tenant| short(tenant, 63));
+    let who = if told.shared { "the models of that tenant" } else { "that model alone" };
+    head(screen, &format!("The zygote of {whose}, which bears its workers"));
+    screen.line(format_args!(
+        "It bears workers of {who}, {} at most, and is renewed after {} s. It reads no model and no request. It has:",
+        told.births, told.age_s
+    ));
+    for descriptor in &told.descriptors {
+        screen.line(format_args!("  descriptor {}: {}", descriptor.number, descriptor.what));
+    }
+    for capability in &told.capabilities {
+        screen.line(format_args!("  {capability}, in its own user namespace and nowhere else"));
+    }
+    for limit in &told.limits {
+        screen.line(format_args!("  {}: {} at most", limit.name.trim_start_matches("Max "), limit.most));
+    }
+    for layer in &told.layers {
+        let (tone, mark) = if layer.has { (Tone::Good, "yes") } else { (Tone::Quiet, "not so") };
+        screen.line(format_args!(
+            "  {} {:18} {}",
+            screen.tone(tone, format_args!("{mark:8}")),
+            layer.layer,
+            layer.says
+        ));
+    }
+    head(screen, &format!("From its first act to its end ({})", told.stage.stage));
+    rules(screen, &told.stage);
+    head(screen, "So a zygote cannot");
+    told.never.iter().for_each(|one| never(screen, one));
+}
+
+fn never(screen: &mut Screen, Never { act, calls, only }: &Never) {
+    screen.line(format_args!("  {act}"));
+    let why = match only.as_slice() {
+        [] => format!("in no rule: {}", calls.join(", ")),
+        rules => format!("only {}", rules.join("; ")),
+    };
+    screen.line(format_args!("      {}", screen.tone(Tone::Quiet, why)));
 }
 
 fn head(screen: &mut Screen, text: &str) {

@@ -14,7 +14,7 @@ use casemate_lockdown::policy::{self, Filter};
 use casemate_lockdown::{Role, Stage as Compiled};
 
 use super::survey::Survey;
-use super::{InquiryError, kernel, never};
+use super::{InquiryError, kernel, never, zygote};
 use crate::attest::worker_stages;
 use crate::jail::rlimit::Ceilings;
 use crate::models::Store;
@@ -32,7 +32,7 @@ pub fn explain(path: &Path, owner: Owner, model: Option<ModelName>) -> Result<Ex
             return Err(InquiryError::NoModel { name: name.clone(), store }.into());
         }
     }
-    let survey = Survey::make(&config, owner);
+    let (survey, zygote) = (Survey::make(&config, owner), zygote::of(&config, model.as_ref()));
     let settings = model.as_ref().map_or_else(|| config.any(), |name| config.model(name));
     let (requests, responses) = (config.requests_of(&settings), config.responses_of(&settings));
     let ModelConfig { threads, instances, memory_bytes, cpu_millis, run_time_code, .. } = settings;
@@ -54,6 +54,8 @@ pub fn explain(path: &Path, owner: Owner, model: Option<ModelName>) -> Result<Ex
         stages: stages.iter().filter_map(|stage| policy::filter(stage.name())).map(stage).collect(),
         files: files(survey.landlock),
         never: policy::filter(stages[1].name()).map(never::of).unwrap_or_default(),
+        spawn: settings.spawn.name().to_owned(),
+        zygote,
     })
 }
 
@@ -70,7 +72,7 @@ const DESCRIPTORS: [(i32, &str, bool); 9] = [
     (fd::WORKER_GRANT, "its grant, frozen, until it is read", false),
 ];
 
-fn descriptor(number: i32, what: &str, stays: bool) -> Descriptor {
+pub(super) fn descriptor(number: i32, what: &str, stays: bool) -> Descriptor {
     Descriptor { number, what: what.to_owned(), stays }
 }
 
@@ -116,7 +118,7 @@ fn sentence(layer: &str) -> &'static str {
 /// The stages in which a model runs.
 const SERVING: [Compiled; 2] = [Compiled::WorkerServe, Compiled::WorkerServeCode];
 
-fn stage(filter: &Filter) -> Stage {
+pub(super) fn stage(filter: &Filter) -> Stage {
     let rules = filter.rules.iter().map(|rule| Rule {
         call: rule.call.to_owned(),
         number: rule.number,

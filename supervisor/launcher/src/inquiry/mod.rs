@@ -16,6 +16,7 @@ mod raise;
 mod rehearse;
 mod stage;
 mod survey;
+mod zygote;
 
 use std::io::{self, Write};
 use std::path::PathBuf;

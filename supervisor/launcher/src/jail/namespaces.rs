@@ -28,6 +28,11 @@ pub fn of_zygote() -> CloneFlags {
     all() - CloneFlags::CLONE_NEWPID
 }
 
+/// All that a zygote can give a worker as it bears it; the one for clocks it makes before.
+pub const fn of_newborn() -> CloneFlags {
+    ALWAYS
+}
+
 /// All that a worker gets here.
 pub fn all() -> CloneFlags {
     // A clock of its own, set like the host's: nobody has a name for the flag, since the older calls cannot take it.

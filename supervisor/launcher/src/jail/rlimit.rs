@@ -97,7 +97,7 @@ impl Ceilings {
 
     /// Those of a zygote. Its workers have their own, which cannot be above these, and their threads count against a limit
     /// on its own too: so there is none on data, addresses and processes but its control group's.
-    fn of_zygote(&self) -> Vec<Ceiling> {
+    pub fn of_zygote(&self) -> Vec<Ceiling> {
         const OF_WORKERS: [Resource; 3] = [Resource::RLIMIT_DATA, Resource::RLIMIT_AS, Resource::RLIMIT_NPROC];
         self.list(false).into_iter().filter(|ceiling| !OF_WORKERS.contains(&ceiling.resource)).collect()
     }

@@ -52,6 +52,17 @@ pub fn core_cookie(pid: Pid) -> nix::Result<u64> {
     Ok(cookie)
 }
 
+/// Where libc keeps this thread's number: what a birth needs to know, and a kernel without `CONFIG_CHECKPOINT_RESTORE` does not
+/// tell.
+pub fn number_place() -> nix::Result<u64> {
+    const NONE: c_ulong = 0;
+    let mut place: u64 = 0;
+    let at = (&raw mut place).addr() as c_ulong;
+    // SAFETY: the kernel writes eight bytes at `place`, which outlives the call.
+    let answer = unsafe { libc::prctl(libc::PR_GET_TID_ADDRESS, at, NONE, NONE, NONE) };
+    Errno::result(answer).map(|_| place)
+}
+
 fn schedule(order: c_ulong, pid: Pid, place: c_ulong) -> nix::Result<()> {
     const ALL_THREADS: c_ulong = 1;
     const ONE_THREAD: c_ulong = 0;

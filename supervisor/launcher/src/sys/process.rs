@@ -60,7 +60,8 @@ pub fn fork(namespaces: CloneFlags, group: Option<BorrowedFd<'_>>) -> nix::Resul
     let arguments = CloneArgs {
         flags: u64::from(flags.bits().cast_unsigned()) | born_in,
         pidfd: (&raw mut pidfd).addr() as u64,
-        exit_signal: libc::SIGCHLD as u64,
+        // A sibling's is its parent's, and must not be said.
+        exit_signal: if flags.contains(CloneFlags::CLONE_PARENT) { 0 } else { libc::SIGCHLD as u64 },
         cgroup: group.map_or(0, |group| u64::from(group.as_raw_fd().unsigned_abs())),
         ..CloneArgs::default()
     };
