@@ -285,11 +285,10 @@ fn a_host_without_namespaces() {
         outcome.says("denied: Syscall(Denied { number: 110,");
         // A zygote is nothing without them, and nobody gets another start in its place.
         let text = format!("{WITHOUT_NAMESPACES}\nspawn = \"zygote\"");
-        let mut running = rig.start_without("no-namespaces", &text);
-        running.wait_for("front: done");
-        let outcome = running.stop();
+        let outcome = rig.start_without("no-namespaces", &text).end();
+        assert_eq!(outcome.code, Some(78), "{}", outcome.all());
         outcome.says("needs namespaces, which this host lacks");
-        outcome.says_not("worker-started");
+        outcome.says_not("front-started");
     }
 }
 
