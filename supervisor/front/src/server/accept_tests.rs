@@ -242,7 +242,7 @@ async fn a_connection_that_has_rested_goes_on_where_it_was() {
 #[test]
 fn a_connection_on_which_nobody_speaks_is_small() {
     let (limits, (_sender, stop)) = (Limits::default(), watch::channel(false));
-    let resting = |tcp| converse(tcp, Router::new(), Paces::from(&limits), stop.clone());
+    let resting = |tcp| converse(tcp, Router::new(), Paces::from(&limits), stop.clone(), Crowd::default());
     assert!(size_of_future(resting) < 1024, "{} bytes", size_of_future(resting));
 }
 
