@@ -9,7 +9,7 @@ use casemate_tests::casemate::program;
 use crate::figure::Figure;
 
 /// Name, and what is shown. Rows are 16 numbers wide.
-const STAGES: [(&str, &str); 10] = [
+const STAGES: [(&str, &str); 9] = [
     ("parse-json-1", "parse a request, JSON, 1 row"),
     ("parse-json-64", "parse a request, JSON, 64 rows"),
     ("parse-binary-1", "parse a request, binary, 1 row"),
@@ -19,7 +19,6 @@ const STAGES: [(&str, &str); 10] = [
     ("encode", "encode a frame"),
     ("decode", "decode a frame"),
     ("sanitise-64", "sanitise an answer of 64 rows"),
-    ("render-json-64", "render an answer, JSON, 64 rows"),
 ];
 
 /// How often, in the longer of two runs.

@@ -12,10 +12,9 @@ use casemate_front::admit::permit::Room;
 use casemate_front::batch::job::{Job, Tensor};
 use casemate_front::batch::plan::{Rule, plan};
 use casemate_front::fleet::sanitise::sanitise;
-use casemate_front::protocol::oip::json::{Envelope, Wanted, parse, render};
-use casemate_front::response::{InferResponse, OutputTensor};
+use casemate_front::protocol::oip::json::{Envelope, parse};
 use casemate_ipc::frame;
-use casemate_ipc::id::{BatchId, ModelId};
+use casemate_ipc::id::BatchId;
 use casemate_ipc::launch::Geometry;
 use casemate_ipc::shm::arena::{self, Writer};
 use casemate_ipc::tensor::{DType, ModelSignature, Shape, TensorSpec};
@@ -39,7 +38,6 @@ fn main() -> Result<(), Box<dyn Error>> {
         "encode" => encoding(count),
         "decode" => decoding(count),
         "sanitise-64" => sanitising(count),
-        "render-json-64" => rendering(count),
         other => Err(format!("no stage is called {other}").into()),
     }
 }
@@ -121,22 +119,6 @@ fn decoding(count: usize) -> Done {
     let packet = frame::encode(&run()?)?;
     for _ in 0..count {
         black_box(frame::decode::<ToWorker>(&packet)?);
-    }
-    Ok(())
-}
-
-fn rendering(count: usize) -> Done {
-    let numbers = (0..ROWS * 16).flat_map(|n| ((n * 7919) as f32 * 0.001_357).sin().to_le_bytes());
-    let output = OutputTensor {
-        name: "y".to_owned(),
-        dtype: DType::Fp32,
-        shape: Shape::new(vec![ROWS as u64, 16])?,
-        data: numbers.collect::<Vec<u8>>().into(),
-    };
-    let model = ModelId { name: "tiny".parse()?, version: "1".parse()? };
-    let response = InferResponse { model, id: None, outputs: vec![output] };
-    for _ in 0..count {
-        black_box(render(&response, &Wanted::default()));
     }
     Ok(())
 }
