@@ -66,16 +66,18 @@ fn life(user: bool) -> Fired {
         assert_ne!(casemate.row(model, ROW).status, 200);
     }
     for model in ["own", "born", "next", "born"] {
-        kill(casemate.worker(model), Signal::SIGKILL);
-        ready_again(&casemate, model);
+        let dead = casemate.worker(model);
+        kill(dead, Signal::SIGKILL);
+        ready_again(&casemate, model, dead);
         assert_eq!(casemate.row(model, ROW).status, 200);
     }
     // Both are stopped in a timed wait, and go on.
     let front = casemate.front();
-    for pid in [front, casemate.launcher()] {
+    for pid in [front, casemate.launcher()].into_iter().cycle().take(6) {
         kill(pid, Signal::SIGSTOP);
         std::thread::sleep(Duration::from_millis(300));
         kill(pid, Signal::SIGCONT);
+        std::thread::sleep(Duration::from_millis(100));
     }
     ready(&casemate);
     // It dies, and all of it comes once more; then it ends in order.
@@ -96,6 +98,9 @@ fn lay_into(folder: &Path) -> PathBuf {
     folder.to_owned()
 }
 
+/// What only a launcher with an identity to give up asks for, or one that may make control groups.
+const ROOT_ALONE: [&str; 4] = ["setgroups", "execveat", "rmdir", "flock"];
+
 fn ready(casemate: &Casemate) {
     casemate.wait_until("ready", PATIENCE, || {
         let answer = casemate_tests::client::send(casemate.address, "GET", "/v2/health/ready", &[], b"");
@@ -103,10 +108,10 @@ fn ready(casemate: &Casemate) {
     });
 }
 
-fn ready_again(casemate: &Casemate, model: &str) {
-    let starts = || casemate.status(model)["worker"]["pid"].as_u64();
+fn ready_again(casemate: &Casemate, model: &str, dead: u32) {
+    let next = || casemate.status(model)["worker"]["pid"].as_u64().is_some_and(|pid| pid != u64::from(dead));
     casemate.wait_until("its next worker", PATIENCE, || {
-        starts().is_some() && casemate.status(model)["state"] == "ready" && casemate.row(model, ROW).status == 200
+        next() && casemate.status(model)["state"] == "ready" && casemate.row(model, ROW).status == 200
     });
 }
 
@@ -134,6 +139,7 @@ fn no_rule_of_the_other_programs_stands_for_nothing() {
             seen += usize::from(asked.is_some());
             match (asked, rule.spare) {
                 (Some(_), Some(why)) => println!("{stage}: {} is asked for after all ({why})", rule.call),
+                (None, None) if !is_root() && ROOT_ALONE.contains(&rule.call) => {}
                 (None, None) => idle.push(format!("{stage}: {} ({})", rule.call, rule.condition())),
                 (Some(values), None) => {
                     let all: BTreeSet<u64> = listed(rule).flat_map(|(_, values)| values.iter().copied()).collect();

@@ -190,7 +190,7 @@ pub fn seal_front(locked: FrontLocked) -> Result<FrontSealed, SealError> {
 /// A zygote's first act, as a worker's, under a filter of its own. Whatever it bears makes no machine code.
 pub fn confine_zygote() -> Result<ZygoteConfined, ConfineError> {
     privileges::prove_one_thread().map_err(ConfineError::Threads)?;
-    // Its filter lets it have no thread, and whatever it bears need not ask again.
+    // Asked for all that it bears; the thread that this takes is gone before anybody is born.
     heap::prime().map_err(ConfineError::Heap)?;
     privileges::await_one_thread().map_err(ConfineError::Threads)?;
     privileges::no_new_privs().map_err(ConfineError::NoNewPrivs)?;

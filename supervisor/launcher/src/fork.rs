@@ -162,4 +162,10 @@ pub fn is_short(errno: Errno) -> bool {
     matches!(errno, EAGAIN | EINTR | EMFILE | ENFILE | ENOMEM | ENOSPC)
 }
 
+/// Whether the kernel says that it does not allow something, or does not know it: it will say so the next time.
+pub fn is_forbidden(errno: Errno) -> bool {
+    use Errno::{EACCES, EINVAL, ENOSYS, EOPNOTSUPP, EPERM};
+    matches!(errno, EACCES | EINVAL | ENOSYS | EOPNOTSUPP | EPERM)
+}
+
 const READY: u8 = b'r';

@@ -198,8 +198,11 @@ impl BearError {
     /// Whether a later try could end otherwise. What the kernel does not allow, it does not allow the next time.
     pub fn passes(&self) -> bool {
         match self {
-            Self::Step { errno, .. } | Self::Barren(errno) => fork::is_short(*errno),
-            Self::Fetters(error) => error.raw_os_error().is_none_or(|errno| fork::is_short(Errno::from_raw(errno))),
+            Self::Step { errno, .. } | Self::Barren(errno) => !fork::is_forbidden(*errno),
+            // Also what a process leaves that died meanwhile: a place in /proc that is gone.
+            Self::Fetters(error) => {
+                error.raw_os_error().is_none_or(|errno| !fork::is_forbidden(Errno::from_raw(errno)))
+            }
             Self::Zygote(_) | Self::Gone | Self::Slow(_) | Self::Answer(_) | Self::Stranger(_) => true,
             Self::Own { .. } | Self::Cgroup(_) | Self::Newborn(_) | Self::Stillborn => true,
         }
@@ -293,6 +296,8 @@ mod tests {
         assert!(!step(libc::EPERM) && !step(libc::EINVAL) && !step(libc::EACCES));
         let fetters = |errno| BearError::Fetters(io::Error::from_raw_os_error(errno)).passes();
         assert!(fetters(libc::ENOMEM) && !fetters(libc::EPERM) && !fetters(libc::EINVAL));
+        // One that was killed in between.
+        assert!(fetters(libc::ESRCH) && fetters(libc::ENOENT) && step(libc::EPIPE));
         assert!(BearError::Barren(Errno::ENOSPC).passes() && !BearError::Barren(Errno::EPERM).passes());
         assert!(BearError::Gone.passes() && BearError::Stillborn.passes());
     }

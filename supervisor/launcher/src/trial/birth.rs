@@ -4,7 +4,8 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::Instant;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use casemate_config::Config;
 use casemate_ipc::layer::Waiver;
@@ -65,8 +66,38 @@ pub enum BearingError {
 /// What both may take, in milliseconds; they take some ten.
 const PATIENCE: u16 = 20_000;
 
+/// How often a host that is short of something is asked again: what an earlier server had may still be going.
+const TRIES: u32 = 5;
+const PAUSE: Duration = Duration::from_millis(100);
+
 /// Goes through a birth, up to where the newborn would take its own steps.
 pub fn try_birth(config: &Config, owner: Owner, library: &Library, host: &Host) -> Result<(), BearingError> {
+    for _ in 0..TRIES {
+        match once(config, owner, library, host) {
+            Err(error) if error.is_shortage() => sleep(PAUSE),
+            tried => return tried,
+        }
+    }
+    once(config, owner, library, host)
+}
+
+impl BearingError {
+    /// Whether the host may have it a moment later.
+    fn is_shortage(&self) -> bool {
+        match self {
+            // Whoever is slow has had its time.
+            Self::NoNamespaces | Self::Dry(_) | Self::Uids | Self::Birth(BirthError::Slow) => false,
+            Self::Birth(error) => error.passes(),
+            Self::Place(errno) | Self::Clock(errno) | Self::Sibling(errno) => fork::is_short(*errno),
+            Self::Fetters(error) => {
+                error.raw_os_error().is_none_or(|errno| !fork::is_forbidden(Errno::from_raw(errno)))
+            }
+            Self::Silent => true,
+        }
+    }
+}
+
+fn once(config: &Config, owner: Owner, library: &Library, host: &Host) -> Result<(), BearingError> {
     if host.lacks(Waiver::Namespaces) {
         return Err(BearingError::NoNamespaces);
     }
@@ -133,8 +164,12 @@ fn settle(zygote: &Nascent, newborn: Pid, own: bool, alone: bool) -> Result<(), 
 /// A word of the first child: which step, and its errno; or whom it bore.
 fn hear(pipe: OwnedFd) -> Result<Pid, BearingError> {
     let mut watched = [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)];
-    if !matches!(poll(&mut watched, PollTimeout::from(PATIENCE)), Ok(1..)) {
-        return Err(BirthError::Slow.into());
+    loop {
+        match poll(&mut watched, PollTimeout::from(PATIENCE)) {
+            Ok(1..) => break,
+            Err(Errno::EINTR) => {}
+            _ => return Err(BirthError::Slow.into()),
+        }
     }
     let mut word = [0; 1 + size_of::<i32>()];
     File::from(pipe).read_exact(&mut word).map_err(|_| BearingError::Silent)?;
