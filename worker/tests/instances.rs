@@ -213,8 +213,18 @@ fn a_model_that_may_change_what_stands_in_its_code_has_one_instance() {
     let (mut cell, step, why) = Birth::torch(with_a_constant(writes)).instances(2).refused();
     let clear = why.contains("one instance only") && why.contains("aten::as_strided_") && why.contains("workers");
     assert!(step == Step::Load && clear, "{step:?}: {why}\n{}", cell.log());
-    // Controls: alone it runs, and one that only reads has as many as it likes.
     let one = [f32s(&[1, 4], &[1.0; 4])];
+    // What stands for an argument that nobody gives is the same for every call.
+    for default in ["l: List[int]=[1]", "w: Tensor=torch.zeros([4])"] {
+        let forward = format!("def forward(self, x: Tensor, {default}) -> Tensor:\n  return x");
+        let model = Forge::new("M").forward(&forward).bytes();
+        let (_, _, why) = Birth::torch(model.clone()).instances(2).refused();
+        assert!(why.contains("stands for itself"), "{default}: {why}");
+        assert_eq!(Birth::torch(model).ready().run(&one)[0].to_f32s(), [1.0; 4]);
+    }
+    let number = Forge::new("M").forward("def forward(self, x: Tensor, n: int=1) -> Tensor:\n  return x * n").bytes();
+    assert_eq!(Birth::torch(number).instances(2).ready().run(&one)[0].to_f32s(), [1.0; 4]);
+    // Controls: alone it runs, and one that only reads has as many as it likes.
     assert_eq!(Birth::torch(with_a_constant(writes)).ready().run(&one)[0].to_f32s(), [1.0; 4]);
     let mut cell = Birth::torch(with_a_constant(only_reads)).instances(2).ready();
     assert_eq!(cell.run(&one)[0].to_f32s(), [1.0; 4]);

@@ -162,29 +162,32 @@ pub(crate) fn run(args: &Args, screen: &mut Screen) -> Result<(), TuneError> {
     let most_threads = args.max_threads.unwrap_or_else(|| threads_at_once(&cores, instances));
     for threads in std::iter::successors(Some(1), |n| Some(n * 2)).take_while(|n| *n <= most_threads) {
         // With more threads oneDNN pays for more of them, so each setting may add to the list; its own run is strict then.
+        // What more threads bring is kept only if they pay.
+        let (mut list_then, mut apart_then) = (list.clone(), apart);
         if threads > 1 {
             copy.shapes(&list)?;
             let mut strict = trial(threads, screen)?;
             for size in &args.sizes {
                 strict.ask(most, *size)?;
             }
-            merge(&mut list, strict.convolutions()?);
+            merge(&mut list_then, strict.convolutions()?);
             strict.stop();
         }
-        if list.is_empty() && threads == 1 {
+        if list_then.is_empty() && threads == 1 {
             continue;
         }
-        copy.shapes(&list)?;
+        copy.shapes(&list_then)?;
         let mut known = trial(threads, screen)?;
         for (size, before) in args.sizes.iter().zip(&answers) {
-            apart = apart.max(trial::apart(before, &known.ask(1, *size)?));
+            apart_then = apart_then.max(trial::apart(before, &known.ask(1, *size)?));
         }
-        all.extend(figures(&mut known, threads, !list.is_empty(), screen)?);
+        all.extend(figures(&mut known, threads, !list_then.is_empty(), screen)?);
         screen.passing(format_args!("{} threads and {threads} in turns", best.0));
         if threads > 1 && !best.1.against(&mut known, args.sizes[0])?.threads_pay() {
             known.stop();
             break;
         }
+        (list, apart) = (list_then, apart_then);
         std::mem::replace(&mut best, (threads, known)).1.stop();
     }
     screen.passing("");

@@ -231,7 +231,11 @@ impl Tenure {
                 tally.given(flight.len());
                 None
             }
-            Err(NotGiven::Late) => None,
+            Err(NotGiven::Late) => {
+                // They waited for a desk: that says nothing of how fast the model is.
+                self.handle.queue.interrupted();
+                None
+            }
             Err(NotGiven::Link(error, jobs)) => {
                 for job in jobs.into_iter().rev() {
                     self.handle.queue.push_front(job);

@@ -8,7 +8,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use casemate_ipc::tensor::{DType, MAX_RANK, Shape, TensorError};
-use half::{bf16, f16};
+
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 use thiserror::Error;
@@ -196,10 +196,12 @@ fn scan<'a, const N: usize>(
                         None => {
                             let start = bytes.len() - rest.len();
                             let end = end_of_token(bytes, start);
-                            if !proved && serde_json::from_str::<IgnoredAny>(&text[start..end]).is_err() {
+                            // Nothing in what is not JSON; a token may then end in the middle of a character.
+                            let token = text.get(start..end).ok_or(NumberError::Malformed)?;
+                            if !proved && serde_json::from_str::<IgnoredAny>(token).is_err() {
                                 return Err(NumberError::Malformed);
                             }
-                            (careful(found, Token::of(&text[start..end]))?, &bytes[end..])
+                            (careful(found, Token::of(token))?, &bytes[end..])
                         }
                     };
                     out.extend_from_slice(&element);
@@ -316,8 +318,9 @@ impl Token<'_> {
     /// A double that stays finite once it is halved.
     fn half(self, index: usize, dtype: DType) -> Result<f64, NumberError> {
         let value = self.double(index, dtype)?;
-        let halved = if dtype == DType::Bf16 { bf16::from_f64(value).to_f64() } else { f16::from_f64(value).to_f64() };
-        if value.is_finite() && !halved.is_finite() { Err(self.range(index, dtype)) } else { Ok(value) }
+        let finite =
+            if dtype == DType::Bf16 { lane::bf16_of(value).is_finite() } else { lane::f16_of(value).is_finite() };
+        if value.is_finite() && !finite { Err(self.range(index, dtype)) } else { Ok(value) }
     }
 
     fn not_finite(self, index: usize, dtype: DType) -> Result<f64, NumberError> {

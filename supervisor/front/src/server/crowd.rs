@@ -34,8 +34,10 @@ pub(super) struct Asker(Crowd);
 
 /// So many fewer than there were are worth a look: some 6 MiB.
 const MANY: usize = 500;
-/// At most so often.
+/// How long a quiet moment is waited for at a time.
 const PAUSE: Duration = Duration::from_secs(1);
+/// At least so long after it was given back: it keeps the reactor for a moment, and nobody is to have that at will.
+const REST: Duration = Duration::from_secs(30);
 /// So many pauses in which somebody is being answered; then whoever is, waits some milliseconds longer.
 const PATIENCE: u32 = 10;
 
@@ -63,8 +65,13 @@ impl Crowd {
                     break;
                 }
             }
-            self.0.most.store(self.0.speaking.load(Ordering::Relaxed), Ordering::Relaxed);
-            heap::give_back();
+            let Counts { speaking, most, .. } = &*self.0;
+            let now = speaking.load(Ordering::Relaxed);
+            // Whoever fell silent since then has told it again.
+            if most.swap(now, Ordering::Relaxed).saturating_sub(now) >= MANY {
+                heap::give_back();
+                sleep(REST).await;
+            }
         }
     }
 }

@@ -287,6 +287,8 @@ fn set_threads(path: &Path, threads: u32) -> io::Result<()> {
     let model = models.map(|models| models.entry(NAME).or_insert_with(|| Table::new().into()));
     if let Some(model) = model.and_then(Value::as_table_mut) {
         model.insert("threads".to_owned(), Value::from(threads));
+        // A zygote's worker does without the sizes that are being tried.
+        model.insert("spawn".to_owned(), Value::from("exec"));
     }
     fs::write(path, toml::to_string(&table).map_err(io::Error::other)?)
 }

@@ -45,12 +45,12 @@ pub(super) fn int64(text: &[u8]) -> Read<'_, 8> {
 
 pub(super) fn fp16(text: &[u8]) -> Read<'_, 2> {
     let (value, rest) = double(text)?;
-    f16::from_f64(value).is_finite().then_some((to_fp16(value), rest))
+    f16_of(value).is_finite().then_some((to_fp16(value), rest))
 }
 
 pub(super) fn bf16(text: &[u8]) -> Read<'_, 2> {
     let (value, rest) = double(text)?;
-    bf16::from_f64(value).is_finite().then_some((to_bf16(value), rest))
+    bf16_of(value).is_finite().then_some((to_bf16(value), rest))
 }
 
 pub(super) fn fp64(text: &[u8]) -> Read<'_, 8> {
@@ -73,11 +73,31 @@ pub(super) fn fp32(text: &[u8]) -> Read<'_, 4> {
 }
 
 pub(super) fn to_fp16(value: f64) -> [u8; 2] {
-    f16::from_f64(value).to_le_bytes()
+    f16_of(value).to_le_bytes()
 }
 
 pub(super) fn to_bf16(value: f64) -> [u8; 2] {
-    bf16::from_f64(value).to_le_bytes()
+    bf16_of(value).to_le_bytes()
+}
+
+pub(super) fn f16_of(value: f64) -> f16 {
+    f16::from_f32(to_odd(value))
+}
+
+pub(super) fn bf16_of(value: f64) -> bf16 {
+    bf16::from_f32(to_odd(value))
+}
+
+/// Rounded to odd: what is not exact gets a last bit of 1. Whoever rounds that to a still shorter number rounds as if from the
+/// whole value; `half` itself goes by way of an `f32`, or forgets the low bits.
+fn to_odd(value: f64) -> f32 {
+    let near = value as f32;
+    let wide = f64::from(near);
+    if wide == value || value.is_nan() {
+        return near;
+    }
+    let toward_zero = if wide.abs() > value.abs() { near.to_bits() - 1 } else { near.to_bits() };
+    f32::from_bits(toward_zero | 1)
 }
 
 /// Exact: both the digits and the power are, and a division rounds once.

@@ -72,6 +72,12 @@ fn read(json: &[u8], lifted: Option<&Lifted<'_>>, mut tail: Tail, most: u64) -> 
         let place = format!("the body is not an inference request: {e}");
         Refusal::invalid(place.chars().take(MAX_MESSAGE).collect::<String>())
     })?;
+    // One that belongs to no input is looked at by nobody else.
+    let of_inputs =
+        |lifted: &Lifted<'_>| head.inputs.0.iter().flat_map(|i| i.data).filter_map(|d| lifted.array(d)).count();
+    if lifted.is_some_and(|lifted| of_inputs(lifted) != lifted.count()) {
+        return Err(Refusal::invalid("a list of numbers that is no input's"));
+    }
     let id = head.id.map(|id| checked_id(&id)).transpose()?;
     let (outputs, named) = wanted(head.outputs.map(|list| list.0))?;
     let others = head.parameters.unwrap_or_default().binary_data_output.unwrap_or(false);

@@ -29,11 +29,17 @@ pub(super) fn lift(json: &[u8]) -> Option<Lifted<'_>> {
         let Some(value) = value.filter(|_| !escaped) else { continue };
         let Some(array) = array(value) else { continue };
         let start = json.len() - value.len();
+        if lifted.head.len() + (start - copied) > MOST_HEAD {
+            return None;
+        }
         lifted.head.extend_from_slice(&json[copied..start]);
         lifted.arrays.push((lifted.head.len(), array));
         lifted.head.extend_from_slice(b"[]");
         copied = start + array.len();
         looked = copied;
+    }
+    if lifted.head.len() + (json.len() - copied) > MOST_HEAD {
+        return None;
     }
     lifted.head.extend_from_slice(&json[copied..]);
     (!lifted.arrays.is_empty()).then_some(lifted)
@@ -43,6 +49,11 @@ impl<'a> Lifted<'a> {
     /// The text that is left: an empty array stands where one was lifted.
     pub(super) fn head(&self) -> &[u8] {
         &self.head
+    }
+
+    /// How many were lifted.
+    pub(super) fn count(&self) -> usize {
+        self.arrays.len()
     }
 
     /// The array that was lifted from here. A value of the head is known by where it lies, which no client can feign.
@@ -66,7 +77,7 @@ fn array(text: &[u8]) -> Option<&str> {
         }
         if depth == 0 {
             let array = text.get(..=at).filter(|array| array.len() >= WORTH / 2)?;
-            return std::str::from_utf8(array).ok();
+            return std::str::from_utf8(array).ok().filter(|array| array.is_ascii());
         }
     }
     None
@@ -75,6 +86,8 @@ fn array(text: &[u8]) -> Option<&str> {
 const KEY: &[u8] = b"\"data\"";
 /// A shorter text is read as it stands, in bytes.
 const WORTH: usize = 512;
+/// Most of a text that is copied, in bytes; these are not counted among those of requests.
+const MOST_HEAD: usize = 256 << 10;
 
 #[cfg(test)]
 mod tests {
@@ -109,6 +122,11 @@ mod tests {
             assert!(lift(format!("{{\"data\":{value}{pad}").as_bytes()).is_none(), "{value}");
         }
         assert!(lift(format!("{{\"data\" {long}}}{pad}").as_bytes()).is_none());
+        // What is no number of JSON's, and more beside the array than is worth a copy.
+        assert!(lift(format!("{{\"data\":[é,{}]}}{pad}", zeros(400)).as_bytes()).is_none());
+        let wide = " ".repeat(MOST_HEAD);
+        assert!(lift(format!("{{\"data\":{long}}}{wide}").as_bytes()).is_none());
+        assert!(lift(format!("{{\"data\":{long}}}{pad}").as_bytes()).is_some());
         assert!(lift(format!("{{\"data\":}}{pad}\"data\"").as_bytes()).is_none());
     }
 }
