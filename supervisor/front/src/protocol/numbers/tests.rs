@@ -1,5 +1,7 @@
 use proptest::prelude::*;
 
+use half::{bf16, f16};
+
 use super::*;
 
 fn shape(dims: &[u64]) -> Shape {
@@ -150,5 +152,28 @@ proptest! {
             && let Ok(bytes) = parse(&text, DType::ALL[which], &dims) {
             prop_assert_eq!(bytes.len(), shape(&dims).bytes(DType::ALL[which]).unwrap());
         }
+    }
+}
+
+#[test]
+fn halves_are_rounded_once() {
+    let one = Shape::new(vec![1]).unwrap();
+    let read = |text: &str, dtype| {
+        let raw: Box<RawValue> = RawValue::from_string(format!("[{text}]")).unwrap();
+        super::read(&raw, dtype, &one).unwrap()
+    };
+    // A hair above the middle between two, and the middle itself, which goes to the even one.
+    for (text, dtype, bits) in [
+        ("1.0039063", DType::Bf16, 0x3f81_u16),
+        ("1.00390625", DType::Bf16, 0x3f80),
+        ("1.000488281250001", DType::Fp16, 0x3c01),
+        ("1.00048828125", DType::Fp16, 0x3c00),
+        ("-1.000488281250001e0", DType::Fp16, 0xbc01),
+    ] {
+        assert_eq!(read(text, dtype), bits.to_le_bytes(), "{text}");
+    }
+    // Letters of several bytes are nothing in a list of numbers, wherever they stand.
+    for text in ["[é,0]", "[0,é]", "[😀]", "[é", "é"] {
+        assert!(super::read_unproved(text, DType::Fp32, &Shape::new(vec![2]).unwrap()).is_err(), "{text}");
     }
 }
