@@ -1,6 +1,6 @@
 use proptest::prelude::*;
 
-use half::{bf16, f16};
+use half::f16;
 
 use super::*;
 
