@@ -77,11 +77,6 @@ impl Connection {
         self.turn.as_ref()
     }
 
-    /// The request that will not be sent.
-    pub(crate) fn abandon(&mut self) -> Option<Turn> {
-        self.turn.take()
-    }
-
     /// Makes ready for a request that was due then.
     pub(crate) fn begin(&mut self, due: Option<Instant>, now: Instant) {
         self.head.clear();

@@ -229,14 +229,6 @@ impl Loop<'_> {
             let now = Instant::now();
             match step {
                 Step::Idle | Step::Waits => return Ok(()),
-                // A server that answered others is there; this one was cut off before it was seen.
-                Step::Unopened { why } if self.reached => {
-                    if let Some(turn) = connection.abandon() {
-                        self.tell(turn, now, Outcome::Unanswered(why.kind()));
-                    }
-                    self.rest(line, false);
-                    return Ok(());
-                }
                 Step::Unopened { why } => return Err(LoadError::Connect(self.plan.to, why)),
                 Step::Done { turn, status, again } => {
                     self.tell(turn, now, Outcome::Answered(status));
