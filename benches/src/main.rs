@@ -12,12 +12,13 @@ mod code;
 mod crossing;
 mod doorbells;
 mod echo;
-mod faults;
 mod feature;
 mod figure;
 mod floor;
 mod jail;
+mod killed;
 mod layers;
+mod looping;
 mod measure;
 mod memory;
 mod model;
@@ -50,8 +51,8 @@ const BENCHES: &[Bench] = &[
     Bench { name: "code", what: "run-time code refused, against allowed", run: code::run },
     Bench { name: "start", what: "cold start of the digits model", run: start::run },
     Bench { name: "memory", what: "three models, a hundred, four instances", run: memory::run },
-    Bench { name: "killed", what: "a worker killed under load, and its neighbour", run: faults::killed },
-    Bench { name: "looping", what: "a model that loops for ever, and its neighbour", run: faults::looping },
+    Bench { name: "killed", what: "a worker killed under load, and its neighbour", run: killed::run },
+    Bench { name: "looping", what: "a model that loops for ever, and its neighbour", run: looping::run },
     Bench { name: "neighbour", what: "hostile models, and their neighbour", run: neighbour::run },
     Bench { name: "layers", what: "the price of each layer of the cage", run: layers::run },
     Bench { name: "stages", what: "instructions of the stages that are ours", run: stages::run },
