@@ -10,9 +10,13 @@ pub(crate) struct Lines {
     tables: String,
 }
 
-/// What says how workers are started; nothing where this build cannot.
+/// What says how workers are started; nothing where this build cannot. A `spare` is a zygote that bears one worker: the next
+/// one is warm by the time that it is wanted, and each worker has addresses of its own.
 pub(crate) fn spawn(how: &str) -> Option<Lines> {
-    let line = format!("spawn = \"{how}\"\n");
+    let line = match how {
+        "spare" => "spawn = \"zygote\"\nzygote_births = 1\n".to_owned(),
+        how => format!("spawn = \"{how}\"\n"),
+    };
     let sandbox = Lines { sandbox: line, tables: String::new() };
     if sandbox.is_known() {
         return Some(sandbox);

@@ -208,6 +208,27 @@ fn one_is_renewed_after_so_many_births() {
     }
 }
 
+/// Where the first thing of a process lies.
+fn first_address(pid: u32) -> String {
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
+    maps.split('-').next().unwrap().to_owned()
+}
+
+#[test]
+fn a_zygote_of_one_birth_gives_each_worker_addresses_of_its_own() {
+    if !is_root() {
+        return println!("skipped: only root can read where things lie in a worker");
+    }
+    let addresses = |births: u32| -> BTreeSet<String> {
+        let keys = format!("spawn = \"zygote\"\nzygote_births = {births}\n");
+        let casemate = Setup::new().simple("a", &models::double()).sandbox(&keys).serve();
+        let first = first_address(casemate.worker("a"));
+        BTreeSet::from([first, first_address(replace(&casemate, "a"))])
+    };
+    assert_eq!(addresses(8).len(), 1, "the control: siblings have the same");
+    assert_eq!(addresses(1).len(), 2);
+}
+
 #[test]
 fn one_is_renewed_after_a_time() {
     let casemate =
