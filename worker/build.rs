@@ -5,7 +5,7 @@ mod torch {
     use std::path::{Path, PathBuf};
 
     pub(super) fn build() {
-        let shims = ["caged", "convolution", "guard", "instance", "libtorch", "thrift"];
+        let shims = ["caged", "convolution", "guard", "instance", "libtorch", "mapped", "thrift"];
         let shims = shims.map(|name| format!("src/engine/shim/{name}.cpp"));
         println!("cargo:rerun-if-env-changed=LIBTORCH");
         for shim in &shims {
@@ -33,7 +33,7 @@ mod torch {
         println!("cargo:rustc-link-lib=dylib=c10");
         // The copy that libtorch brings: two OpenMP runtimes in one process would be two thread pools.
         println!("cargo:rustc-link-lib=dylib:+verbatim=libgomp.so.1");
-        for symbol in ["__cxa_guard_acquire", "__cxa_guard_release", "__cxa_guard_abort", REGISTER] {
+        for symbol in ["__cxa_guard_acquire", "__cxa_guard_release", "__cxa_guard_abort", REGISTER, RECORD] {
             println!("cargo:rustc-link-arg=-Wl,--export-dynamic-symbol={symbol}");
         }
         // DT_RPATH and not DT_RUNPATH, so that it also holds for the libraries that libtorch brings along; no variable of
@@ -45,6 +45,9 @@ mod torch {
 
     /// `c10::Dispatcher::registerImpl`, which `thrift.cpp` has in place of libtorch's.
     const REGISTER: &str = "_ZN3c1010Dispatcher12registerImpl*";
+
+    /// `caffe2::serialize::PyTorchStreamReader::getRecord`, which `mapped.cpp` has in place of libtorch's.
+    const RECORD: &str = "_ZN6caffe29serialize19PyTorchStreamReader9getRecord*";
 
     fn libtorch() -> PathBuf {
         let Some(path) = std::env::var_os("LIBTORCH") else { fail("LIBTORCH is not set") };

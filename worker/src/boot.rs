@@ -11,7 +11,7 @@ use casemate_ipc::inherited;
 use casemate_ipc::launch::{Grant, fd};
 use casemate_ipc::seqpacket::Channel;
 use casemate_ipc::shm::arena::{Reader, Writer};
-use casemate_ipc::shm::map::Frozen;
+use casemate_ipc::shm::map::{Frozen, Private};
 use casemate_ipc::shm::seal::SealError;
 use casemate_ipc::zygote::{FromZygote, ToZygote};
 use nix::sys::socket::{SockType, getsockopt, sockopt};
@@ -40,6 +40,8 @@ pub struct Estate {
     pub responses: Writer,
     /// The model's bytes.
     pub model: Frozen,
+    /// The same, for its tensors to lie in.
+    pub weights: Private,
     /// The manifest's text.
     pub manifest: Frozen,
 }
@@ -170,6 +172,7 @@ impl Belongings {
         Ok(Estate {
             requests: Reader::open(requests, inward).map_err(BootError::Requests)?,
             responses: Writer::open(responses, outward).map_err(BootError::Responses)?,
+            weights: Private::map(&model).map_err(BootError::Model)?,
             model: Frozen::map(model).map_err(BootError::Model)?,
             manifest: Frozen::map(manifest).map_err(BootError::Manifest)?,
             grant,

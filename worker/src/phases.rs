@@ -69,7 +69,7 @@ struct Stop {
 
 /// The trip from the first lock on; returns when serving is over.
 fn live(front: &'static ToFront, estate: Estate, warmth: Warmth) -> Result<i32, Stop> {
-    let Estate { grant, requests, responses, model, manifest } = estate;
+    let Estate { grant, requests, responses, model, weights, manifest } = estate;
     let (sealed, inside, crew, warmed) = cage(&grant, warmth)?;
     let verified = verify::verify(&sealed, manifest.bytes(), model.bytes(), engine::platform);
     let verified = verified.map_err(|error| Stop::at(Step::Verify, error))?;
@@ -93,7 +93,7 @@ fn live(front: &'static ToFront, estate: Estate, warmth: Warmth) -> Result<i32, 
         let said = format!("this is libtorch {libtorch}, and the list of what is denied is libtorch {lists}'s\n");
         shim::log(2, said.as_bytes());
     }
-    let mut engine = engine::load(&gated, &declared.signature).map_err(|error| Stop::at(Step::Load, error))?;
+    let mut engine = engine::load(&gated, weights, &declared.signature).map_err(|error| Stop::at(Step::Load, error))?;
     let judge = |engine: &dyn Engine| -> Result<(), Stop> {
         Ok(gated.graphs(&engine.graphs().map_err(|error| Stop::at(Step::Load, error))?)?)
     };
@@ -109,7 +109,7 @@ fn live(front: &'static ToFront, estate: Estate, warmth: Warmth) -> Result<i32, 
         shim::log(2, said.as_bytes());
     }
     let declared = Box::leak(Box::new(verified.declared));
-    // The engine has its own copy of what it needs; the file's memory can be as large again.
+    // The engine has its own view of what it needs of the file, or a copy.
     drop((model, manifest));
     let others = iter::repeat_with(|| engine.another()).take(crew.len()).collect::<Result<Vec<_>, _>>();
     let others = others.map_err(|error| Stop::at(Step::Load, error))?;

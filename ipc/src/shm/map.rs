@@ -8,13 +8,18 @@ use std::num::NonZeroUsize;
 use std::os::fd::AsFd;
 use std::ptr::NonNull;
 
-use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, mprotect, munmap};
 
 use super::seal::{self, SealError, Sealing};
 
 /// A frozen memory file, readable in place.
 #[derive(Debug)]
 pub struct Frozen(Mapping);
+
+/// A frozen memory file once more, to work in: its pages are the file's, which everybody shares, until this process writes to
+/// them; then they are copies of its own.
+#[derive(Debug)]
+pub struct Private(Mapping);
 
 /// Memory that only other processes write.
 #[derive(Debug)]
@@ -39,7 +44,7 @@ impl Frozen {
     /// Maps a memory file after proving that it is frozen.
     pub fn map(file: impl AsFd) -> Result<Self, SealError> {
         let length = seal::check(file.as_fd(), Sealing::Frozen)?;
-        Mapping::new(file, length, ProtFlags::PROT_READ).map(Self)
+        Mapping::new(file, length, ProtFlags::PROT_READ, MapFlags::MAP_SHARED).map(Self)
     }
 
     /// Its bytes.
@@ -53,11 +58,51 @@ impl Frozen {
     }
 }
 
+impl Private {
+    /// Maps a memory file after proving that it is frozen. It cannot be written yet, and so is no data in the kernel's eyes.
+    pub fn map(file: impl AsFd) -> Result<Self, SealError> {
+        let length = seal::check(file.as_fd(), Sealing::Frozen)?;
+        Mapping::new(file, length, ProtFlags::PROT_READ, MapFlags::MAP_PRIVATE).map(Self)
+    }
+
+    /// Makes all up to `end` writable. From now on that counts against the process's limit on data, written to or not; an
+    /// error where it does not fit.
+    pub fn make_writable(&mut self, end: usize) -> io::Result<()> {
+        let length = end.min(self.0.length);
+        if length == 0 {
+            return Ok(());
+        }
+        // SAFETY: the pages are this mapping's own, and nobody has a reference into them; they only become writable.
+        unsafe { mprotect(self.0.start.cast(), length, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE) }?;
+        Ok(())
+    }
+
+    /// Where it begins. Nothing here reads or writes by it, so whoever does has it for himself.
+    pub fn start(&self) -> NonNull<u8> {
+        self.0.start
+    }
+
+    /// Length in bytes.
+    pub fn len(&self) -> usize {
+        self.0.length
+    }
+
+    /// Whether it is empty.
+    pub fn is_empty(&self) -> bool {
+        self.0.length == 0
+    }
+
+    /// Leaves it mapped until the process ends, for those who know its address.
+    pub fn leak(self) {
+        std::mem::forget(self);
+    }
+}
+
 impl Incoming {
     /// Maps a memory file for reading.
     pub fn map(file: impl AsFd, sealing: Sealing, expected: u64) -> Result<Self, SealError> {
         checked(file.as_fd(), sealing, expected)?;
-        Mapping::new(file, expected, ProtFlags::PROT_READ).map(Self)
+        Mapping::new(file, expected, ProtFlags::PROT_READ, MapFlags::MAP_SHARED).map(Self)
     }
 
     /// Where it lies in this process.
@@ -106,7 +151,7 @@ impl Outgoing {
     /// Maps a memory file for writing. The caller must hold the only write access that matters: a front maps the request
     /// arena and then seals it against new writers; a worker maps the response arena that its front maps read-only.
     pub fn map(file: impl AsFd, expected: u64) -> Result<Self, SealError> {
-        Mapping::new(file, expected, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE).map(Self)
+        Mapping::new(file, expected, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_SHARED).map(Self)
     }
 
     /// Length in bytes.
@@ -130,13 +175,13 @@ impl Outgoing {
 }
 
 impl Mapping {
-    fn new(file: impl AsFd, bytes: u64, protection: ProtFlags) -> Result<Self, SealError> {
+    fn new(file: impl AsFd, bytes: u64, protection: ProtFlags, flags: MapFlags) -> Result<Self, SealError> {
         let length = usize::try_from(bytes).map_err(|_| SealError::TooLong(bytes))?;
         let Some(nonzero) = NonZeroUsize::new(length) else {
             return Ok(Self { start: NonNull::dangling(), length: 0 });
         };
         // SAFETY: a new mapping at an address of the kernel's choice touches no memory that anybody refers to.
-        let start = unsafe { mmap(None, nonzero, protection, MapFlags::MAP_SHARED, file, 0) };
+        let start = unsafe { mmap(None, nonzero, protection, flags, file, 0) };
         let start = start.map_err(|errno| SealError::Call { step: "mmap", source: io::Error::from(errno) })?;
         Ok(Self { start: start.cast(), length })
     }
@@ -204,6 +249,15 @@ mod tests {
         assert_eq!(Frozen::map(&frozen).unwrap().bytes(), b"bytes");
         assert!(matches!(seal::freeze("test", &b"bytes"[..], 4), Err(SealError::TooLong(4))));
         assert!(nix::unistd::write(&frozen, b"x").is_err());
+        let mut own = Private::map(&frozen).unwrap();
+        assert!(Private::map(&file).is_err() && own.len() == 5);
+        own.make_writable(5).unwrap();
+        let (before, place) = (Frozen::map(&frozen).unwrap(), own.start());
+        // SAFETY: the first byte of a mapping of five, writable, to which nobody has a reference.
+        unsafe { place.write(b'B') };
+        // SAFETY: as above.
+        assert_eq!(unsafe { place.read() }, b'B');
+        assert_eq!((before.bytes(), Frozen::map(&frozen).unwrap().bytes()), (&b"bytes"[..], &b"bytes"[..]));
         assert_eq!(Frozen::map(seal::freeze("empty", &b""[..], 5).unwrap()).unwrap().bytes(), b"");
     }
 }

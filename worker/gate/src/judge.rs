@@ -69,6 +69,7 @@ fn entry(record: &crate::zip::Record<'_>) -> Entry {
         kind: Kind::of(record.name),
         size: record.size,
         packed: record.packed.len() as u64,
+        start: record.start,
         deflated: record.deflated,
         crc: record.crc,
     }

@@ -42,6 +42,8 @@ pub struct Entry {
     pub size: u64,
     /// Bytes in the file.
     pub packed: u64,
+    /// Where its bytes begin in the file.
+    pub start: u64,
     /// Whether it is deflated.
     pub deflated: bool,
     /// CRC-32.

@@ -51,6 +51,8 @@ pub struct Record<'a> {
     pub crc: u32,
     /// Where its header begins in the file.
     pub offset: u64,
+    /// Where its bytes begin in the file.
+    pub start: u64,
 }
 
 impl<'a> Archive<'a> {

@@ -9,6 +9,7 @@ pub mod shim;
 pub mod torchscript;
 
 use casemate_ipc::launch::RunTimeCode;
+use casemate_ipc::shm::map::Private;
 use casemate_ipc::tensor::ModelSignature;
 use casemate_manifest::Format;
 
@@ -106,13 +107,18 @@ pub fn about() -> Vec<(&'static str, String)> {
     vec![("engine", "none".to_owned())]
 }
 
-/// Loads a model that the gate let through.
-pub fn load(gated: &Gated<'_>, signature: &ModelSignature) -> Result<Box<dyn Engine>, RunError> {
+/// Loads a model that the gate let through. `weights` is the same file, and becomes what its tensors lie in.
+pub fn load(gated: &Gated<'_>, weights: Private, signature: &ModelSignature) -> Result<Box<dyn Engine>, RunError> {
+    #[cfg(feature = "torch")]
+    if gated.format == Format::Torchscript {
+        return Ok(Box::new(torchscript::TorchScript::load_in(gated.model, weights, &gated.tensors, signature)?));
+    }
+    drop(weights);
     load_unjudged(gated.format, gated.model, signature)
 }
 
-/// The same for bytes that no gate has seen: benches of our own models, and the control of the hostile ones, which must be
-/// seen to do their act. A worker does not come this way: `cargo xtask layers` lets nobody else name it.
+/// The same for bytes that no gate has seen, copied: benches of our own models, and the control of the hostile ones, which must
+/// be seen to do their act. A worker does not come this way: `cargo xtask layers` lets nobody else name it.
 pub fn load_unjudged(format: Format, model: &[u8], signature: &ModelSignature) -> Result<Box<dyn Engine>, RunError> {
     match format {
         Format::Echo => Ok(Box::new(echo::Echo::load(model)?)),

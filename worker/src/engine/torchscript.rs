@@ -10,12 +10,15 @@ use std::collections::BTreeSet;
 use std::ffi::CString;
 
 use casemate_ipc::convolution::Convolution;
+use casemate_ipc::shm::map::Private;
 use casemate_ipc::tensor::{DType, ModelSignature, Shape, TensorSpec};
 use tch::{Kind, Tensor};
 
 use super::contract::{Answer, Batch, Engine, RunError};
+use super::shim;
 use super::shim::convolution;
 use super::shim::libtorch::{self, Fault, Module};
+use crate::model::gate::Place;
 
 pub use warm::warm_up;
 pub use warmed::{forget, learn};
@@ -54,9 +57,25 @@ pub fn reseed(seed: u64) -> Result<(), RunError> {
 impl TorchScript {
     /// Loads an archive from where it lies.
     pub(super) fn load(archive: &[u8], signature: &ModelSignature) -> Result<Self, RunError> {
-        let names = signature.outputs.iter().map(|spec| CString::new(spec.name.as_str()));
-        let names = names.collect::<Result<_, _>>().map_err(|e| RunError::Output(e.to_string()))?;
-        Ok(Self { module: Module::load(archive)?, names })
+        Ok(Self { module: Module::load(archive)?, names: names_of(signature)? })
+    }
+
+    /// The same, with its tensors where they lie in `own`, a mapping of the same file: at `places`.
+    pub(super) fn load_in(
+        archive: &[u8],
+        mut own: Private,
+        places: &[Place],
+        signature: &ModelSignature,
+    ) -> Result<Self, RunError> {
+        let names = names_of(signature)?;
+        let end = places.last().map_or(0, |last| last.start.saturating_add(last.bytes));
+        if let Err(error) = own.make_writable(usize::try_from(end).unwrap_or(usize::MAX)) {
+            // Copies want as much; libtorch says so where it does not get it.
+            let said = format!("the model's file is not what its tensors lie in: {error}; they are copied\n");
+            shim::log(2, said.as_bytes());
+            return Ok(Self { module: Module::load(archive)?, names });
+        }
+        Ok(Self { module: Module::load_in(archive, own, places)?.0, names })
     }
 }
 
@@ -106,6 +125,11 @@ impl Engine for TorchScript {
         }
         Ok(())
     }
+}
+
+fn names_of(signature: &ModelSignature) -> Result<Vec<CString>, RunError> {
+    let names = signature.outputs.iter().map(|spec| CString::new(spec.name.as_str()));
+    names.collect::<Result<_, _>>().map_err(|e| RunError::Output(e.to_string()))
 }
 
 /// One row of an input, its other free dimensions set to `free`: numbers between nought and one, or noughts where a number

@@ -6,8 +6,9 @@
 
 use std::collections::BTreeSet;
 
+use casemate_gate::layout::Kind;
 use casemate_gate::policy::{ListsError, Verdict};
-use casemate_gate::{Level, Policy, Refusal, judge};
+use casemate_gate::{Level, Policy, Refusal, Report, judge};
 use casemate_ipc::launch::GraphPolicy;
 use casemate_ipc::work::GateCode;
 use casemate_manifest::Format;
@@ -22,8 +23,20 @@ pub struct Gated<'a> {
     pub model: &'a [u8],
     /// Which engine reads them.
     pub format: Format,
+    /// Where in them the tensors' numbers lie, each record once, in order; none of them overlap.
+    pub tensors: Vec<Place>,
     /// What judges the graphs.
     policy: Policy,
+}
+
+/// A part of the bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub struct Place {
+    /// Where it begins.
+    pub start: u64,
+    /// How long it is.
+    pub bytes: u64,
 }
 
 /// Why not.
@@ -62,14 +75,21 @@ pub enum GateError {
 pub fn gate<'a>(verified: &Verified<'a>, policy: &GraphPolicy, libtorch: &str) -> Result<Gated<'a>, GateError> {
     let policy = Policy::granted(policy)?;
     let &Verified { model, format, .. } = verified;
-    match format {
+    let tensors = match format {
         Format::Torchscript => {
             check_version(&policy, libtorch)?;
-            drop(judge(model, &policy)?);
+            tensors(&judge(model, &policy)?)
         }
-        Format::Echo => {}
-    }
-    Ok(Gated { model, format, policy })
+        Format::Echo => Vec::new(),
+    };
+    Ok(Gated { model, format, tensors, policy })
+}
+
+fn tensors(report: &Report) -> Vec<Place> {
+    let numbers = report.records.iter().filter(|entry| entry.kind == Some(Kind::Storage) && !entry.deflated);
+    let mut places: Vec<Place> = numbers.map(|entry| Place { start: entry.start, bytes: entry.size }).collect();
+    places.sort_unstable_by_key(|place| place.start);
+    places
 }
 
 /// Whether the lists may be used with this libtorch. With `open` the owner has let go of what they allow.
@@ -129,7 +149,7 @@ mod tests {
         let said = error.to_string();
         assert!(said.contains(policy(false).libtorch()) && said.contains("2.11.0"), "{said}");
         assert!(check_version(&policy(true), "2.11.0").is_ok());
-        let open = Gated { model: b"", format: Format::Torchscript, policy: policy(true) };
+        let open = Gated { model: b"", format: Format::Torchscript, tensors: Vec::new(), policy: policy(true) };
         assert_eq!(open.foreign_lists("2.11.0"), Some(policy(true).libtorch()));
         assert_eq!(open.foreign_lists(&own), None);
     }

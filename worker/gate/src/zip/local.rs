@@ -77,6 +77,7 @@ fn record<'a>(file: &'a [u8], entry: &Entry<'a>) -> Result<(Record<'a>, u64), &'
     if !crc_agrees || !agrees(packed, entry.packed, long_packed) || !agrees(size, entry.size, long_size) {
         return Err("header and directory differ on sizes or checksum");
     }
+    let start = c.at() as u64;
     let data = c.take(usize::try_from(entry.packed).map_err(|_| CUT)?).ok_or(CUT)?;
     if entry.method == 0 && entry.packed != entry.size {
         return Err("a stored record has two sizes");
@@ -86,7 +87,7 @@ fn record<'a>(file: &'a [u8], entry: &Entry<'a>) -> Result<(Record<'a>, u64), &'
     }
     let name = entry.path.split_once('/').map_or("", |(_, name)| name);
     let Entry { method, crc, size, header, .. } = *entry;
-    Ok((Record { name, packed: data, size, deflated: method == 8, crc, offset: header }, c.at() as u64))
+    Ok((Record { name, packed: data, size, deflated: method == 8, crc, offset: header, start }, c.at() as u64))
 }
 
 /// Behind the data: checksum and sizes, short, or long for a large record.

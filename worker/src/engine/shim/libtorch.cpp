@@ -1,4 +1,4 @@
-// What tch lacks, as plain C functions: a loader that copies nothing, a forward that lets no exception out, a look at a
+// What tch lacks, as plain C functions: a loader of what lies in memory, a forward that lets no exception out, a look at a
 // tensor that nobody may trust, and the thread pools.
 //
 // A model is hostile code, so anything may be thrown from it, and what it returns may be any value. Every function that
@@ -10,14 +10,12 @@
 #include <ATen/Version.h>
 #include <c10/core/InferenceMode.h>
 #include <c10/util/Exception.h>
-#include <caffe2/serialize/read_adapter_interface.h>
 #include <torch/csrc/jit/api/function_impl.h>
 #include <torch/csrc/jit/api/module.h>
 #include <torch/csrc/jit/ir/ir.h>
 #include <torch/csrc/jit/python/update_graph_executor_opt.h>
 #include <torch/csrc/jit/runtime/operator.h>
 #include <torch/csrc/jit/runtime/print_handler.h>
-#include <torch/csrc/jit/serialization/import.h>
 #include <torch/version.h>
 
 #include <algorithm>
@@ -39,6 +37,10 @@
 
 // In `caged.cpp`.
 void casemate_tame(bool code);
+
+// In `mapped.cpp`.
+struct Shelf;
+torch::jit::Module casemate_read(const uint8_t* bytes, size_t length, Shelf& shelf);
 
 // In `instance.cpp`.
 torch::jit::Module casemate_copy(const torch::jit::Module& module);
@@ -138,27 +140,6 @@ void hear_warnings() {
   static Warnings warnings;
   c10::WarningUtils::set_warning_handler(&warnings);
 }
-
-// The model's bytes where they lie.
-struct Memory : caffe2::serialize::ReadAdapterInterface {
-  const uint8_t* bytes;
-  size_t length;
-
-  Memory(const uint8_t* bytes, size_t length) : bytes(bytes), length(length) {}
-
-  size_t size() const override {
-    return length;
-  }
-
-  size_t read(uint64_t at, void* into, size_t wanted, const char*) const override {
-    if (at >= length) {
-      return 0;
-    }
-    size_t count = wanted < length - at ? wanted : length - at;
-    memcpy(into, bytes + at, count);
-    return count;
-  }
-};
 
 // The tensors of a value in order, at most `room` of them; false for a value that is neither a tensor nor made of tensors.
 bool flatten(const c10::IValue& value, std::vector<at::Tensor>& into, size_t room, int depth) {
@@ -408,11 +389,9 @@ int casemate_setup(int code, Report* report) {
   });
 }
 
-int casemate_load(const uint8_t* bytes, size_t length, Loaded** loaded, Report* report) {
-  std::shared_ptr<Memory> memory;
-  int code = guarded(report, [&] {
-    memory = std::make_shared<Memory>(bytes, length);
-    torch::jit::Module module = torch::jit::load(memory, c10::Device(c10::kCPU), /*load_debug_files=*/false);
+int casemate_load(const uint8_t* bytes, size_t length, Shelf* shelf, Loaded** loaded, Report* report) {
+  return guarded(report, [&] {
+    torch::jit::Module module = casemate_read(bytes, length, *shelf);
     module.eval();
     auto forward = module.find_method("forward");
     if (!forward.has_value()) {
@@ -421,11 +400,6 @@ int casemate_load(const uint8_t* bytes, size_t length, Loaded** loaded, Report* 
     *loaded = new Loaded{module, *forward};
     return OK;
   });
-  // Should anything in libtorch still hold it, it finds an empty file and not memory that may be gone.
-  if (memory) {
-    memory->length = 0;
-  }
-  return code;
 }
 
 // Another module of the same weights, and of nothing else; or a reason why there can be none.

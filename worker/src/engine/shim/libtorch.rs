@@ -6,10 +6,13 @@ use std::collections::BTreeSet;
 use std::ffi::{CStr, CString, c_char, c_int};
 use std::ptr::{self, NonNull};
 
+use casemate_ipc::shm::map::Private;
 use casemate_ipc::tensor::{MAX_RANK, Shape};
 use casemate_ipc::work::MAX_DETAIL;
 use tch::{Device, Kind, Tensor};
 use thiserror::Error;
+
+use crate::model::gate::Place;
 
 /// What went wrong in C++, with its own words.
 #[derive(Debug, Error)]
@@ -156,10 +159,30 @@ fn dense_parts(tensor: &mut Tensor) -> Result<(*const u8, usize), Fault> {
 impl Module {
     /// Loads a TorchScript archive from where it lies; nothing of `archive` is referred to afterwards.
     pub fn load(archive: &[u8]) -> Result<Self, Fault> {
+        Self::read(archive, &mut Shelf { own: ptr::null_mut(), length: 0, places: ptr::null(), count: 0, used: 0 })
+    }
+
+    /// The same, with tensors that are not copied but lie in `own`, which is a mapping of the same file and stays until the
+    /// process ends: those whose bytes are one of `places`, in order and apart from each other. How many that are. What is
+    /// not aligned as libtorch aligns it is copied all the same.
+    pub fn load_in(archive: &[u8], own: Private, places: &[Place]) -> Result<(Self, usize), Fault> {
+        let (start, length) = (own.start().as_ptr(), own.len());
+        let mut shelf = Shelf { own: start, length, places: places.as_ptr(), count: places.len(), used: 0 };
+        let read = Self::read(archive, &mut shelf);
+        if shelf.used > 0 {
+            // Tensors are never counted by us, and some live as long as the process.
+            own.leak();
+        }
+        Ok((read?, shelf.used))
+    }
+
+    fn read(archive: &[u8], shelf: &mut Shelf) -> Result<Self, Fault> {
         let mut loaded = ptr::null_mut();
         Report::collect(|report| {
-            // SAFETY: `archive` is alive for the call, and C++ forgets its address before it returns.
-            unsafe { casemate_load(archive.as_ptr(), archive.len(), &raw mut loaded, report) }
+            // SAFETY: `archive`, `shelf` and its places are alive for the call, and C++ forgets their addresses before it
+            // returns. Tensors may keep addresses inside the shelf's mapping, which then stays mapped (`load_in`). It is
+            // theirs alone: Rust has no reference into it, and writes to it stay in it.
+            unsafe { casemate_load(archive.as_ptr(), archive.len(), shelf, &raw mut loaded, report) }
         })?;
         let loaded = NonNull::new(loaded).ok_or_else(|| Fault::Model("nothing was loaded".into()))?;
         Ok(Self { loaded })
@@ -254,6 +277,16 @@ pub(super) struct Report {
     length: usize,
 }
 
+/// `struct Shelf` of the shim.
+#[repr(C)]
+struct Shelf {
+    own: *mut u8,
+    length: usize,
+    places: *const Place,
+    count: usize,
+    used: usize,
+}
+
 /// `struct View` of the shim.
 #[repr(C)]
 struct View {
@@ -305,7 +338,13 @@ unsafe extern "C" {
     fn casemate_ready_thread(threads: c_int, report: *mut Report) -> c_int;
     fn casemate_start_pools(threads: c_int, report: *mut Report) -> c_int;
     fn casemate_another(loaded: *const Loaded, another: *mut *mut Loaded, report: *mut Report) -> c_int;
-    fn casemate_load(bytes: *const u8, length: usize, loaded: *mut *mut Loaded, report: *mut Report) -> c_int;
+    fn casemate_load(
+        bytes: *const u8,
+        length: usize,
+        shelf: *mut Shelf,
+        loaded: *mut *mut Loaded,
+        report: *mut Report,
+    ) -> c_int;
     fn casemate_operators(names: *mut u8, room: usize, length: *mut usize, report: *mut Report) -> c_int;
     fn casemate_graphs(
         loaded: *const Loaded,
