@@ -19,7 +19,7 @@ use std::time::{Duration, Instant, SystemTime};
 use casemate_ipc::digest;
 use casemate_ipc::id::ModelId;
 use casemate_ipc::shm::map::Frozen;
-use casemate_ipc::shm::seal::{self, SealError};
+use casemate_ipc::shm::seal::{self, SealError, Sealing};
 use nix::errno::Errno;
 use nix::sched::CloneFlags;
 use nix::sys::prctl::{set_dumpable, set_name, set_no_new_privs, set_pdeathsig};
@@ -70,6 +70,7 @@ pub enum KeepError {
 struct Kept {
     mark: Mark,
     copy: OwnedFd,
+    bytes: u64,
     /// Which count is its own.
     number: u64,
     sha256: Option<[u8; 32]>,
@@ -119,12 +120,14 @@ impl Keeper {
         let (begun, settled) = (Instant::now(), mark.is_settled(SystemTime::now()));
         let copy = original.copy()?;
         let readable = seal::read_only(&copy)?;
-        if mark.bytes <= SMALL {
+        // What was copied, whatever the file was when it was looked at.
+        let bytes = seal::check(&copy, Sealing::Frozen)?;
+        if bytes <= SMALL {
             say(&ours, &Sha256::digest(Frozen::map(&readable)?.bytes()).into());
             return Ok(Given { model: readable, digest });
         }
         let us = begun.elapsed().as_micros();
-        log::info("model-copied", &[("model", model), ("bytes", &mark.bytes), ("us", &us)]);
+        log::info("model-copied", &[("model", model), ("bytes", &bytes), ("us", &us)]);
         self.next += 1;
         let number = self.next;
         let (pid, pidfd, hears) = count(&readable)?;
@@ -132,7 +135,7 @@ impl Keeper {
         let since = Instant::now();
         self.counts.push(Count { number, model: model.clone(), pid, pidfd, hears, promised: vec![ours], since });
         if settled {
-            self.kept.insert(model.clone(), Kept { mark, copy, number, sha256: None, used: since });
+            self.kept.insert(model.clone(), Kept { mark, copy, bytes, number, sha256: None, used: since });
         }
         Ok(Given { model: readable, digest })
     }
@@ -168,7 +171,7 @@ impl Keeper {
             if lives(model) {
                 kept.used = now;
             } else {
-                idle.push((kept.used, kept.mark.bytes, model.clone()));
+                idle.push((kept.used, kept.bytes, model.clone()));
             }
         }
         // The last used first.

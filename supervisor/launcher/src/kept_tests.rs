@@ -9,7 +9,7 @@ use crate::origin::Images;
 
 fn kept(mark: Mark, bytes: &[u8], used: Instant) -> Kept {
     let copy = seal::freeze("test", bytes, 1 << 20).unwrap();
-    Kept { mark, copy, number: 1, sha256: Some([7; 32]), used }
+    Kept { mark, copy, bytes: bytes.len() as u64, number: 1, sha256: Some([7; 32]), used }
 }
 
 fn heard(given: Given) -> (Vec<u8>, Option<[u8; 32]>) {
@@ -75,9 +75,8 @@ fn copies_without_workers_are_bounded_and_the_oldest_go() {
     let mut keeper = Keeper::default();
     for (at, name) in (0..).zip(["a/1", "b/1", "c/1", "d/1"]) {
         // As long as nobody copies so much.
-        let mut large = mark;
-        large.bytes = IDLE_BYTES / 2;
-        keeper.kept.insert(id(name), kept(large, b"x", begun + Duration::from_secs(at)));
+        let large = Kept { bytes: IDLE_BYTES / 2, ..kept(mark, b"x", begun + Duration::from_secs(at)) };
+        keeper.kept.insert(id(name), large);
     }
     keeper.sweep(begun + Duration::from_secs(5), |model| *model == id("a/1"));
     let left: Vec<String> = keeper.kept.keys().map(ToString::to_string).collect();

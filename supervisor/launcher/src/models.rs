@@ -58,8 +58,7 @@ pub struct Original {
 pub struct Mark {
     device: u64,
     inode: u64,
-    /// Its length.
-    pub bytes: u64,
+    bytes: u64,
     modified: (i64, i64),
     changed: (i64, i64),
 }

@@ -82,7 +82,8 @@ mod tests {
 
     fn sent(packet: Option<&[u8]>) -> [Result<[u8; 32], DigestError>; 2] {
         [Promised::read, Promised::receive].map(|wait| {
-            let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC).unwrap();
+            let (ours, theirs) =
+                socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC).unwrap();
             if let Some(packet) = packet {
                 send(ours.as_raw_fd(), packet, MsgFlags::MSG_NOSIGNAL).unwrap();
             }

@@ -218,8 +218,10 @@ impl Birth {
 
     /// The end of a launcher's socket that has said its word.
     fn promised(&self) -> OwnedFd {
-        let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC).unwrap();
-        let digest = self.digest.clone().unwrap_or_else(|| <sha2::Sha256 as sha2::Digest>::digest(&self.model).to_vec());
+        let (ours, theirs) =
+            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC).unwrap();
+        let digest =
+            self.digest.clone().unwrap_or_else(|| <sha2::Sha256 as sha2::Digest>::digest(&self.model).to_vec());
         if !digest.is_empty() {
             send(ours.as_raw_fd(), &digest, MsgFlags::MSG_NOSIGNAL).unwrap();
         }

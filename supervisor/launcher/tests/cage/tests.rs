@@ -595,7 +595,8 @@ fn a_worker_whose_digest_does_not_come_is_told_so() {
     let until = Instant::now() + Duration::from_secs(30);
     let counting = loop {
         let all = fs::read_to_string(&children).unwrap();
-        let is_one = |pid: &&str| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|n| n == "casemate-digest\n");
+        let is_one =
+            |pid: &&str| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|n| n == "casemate-digest\n");
         if let Some(pid) = all.split_whitespace().find(is_one) {
             break pid.parse().unwrap();
         }

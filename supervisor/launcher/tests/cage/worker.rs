@@ -30,12 +30,17 @@ pub(crate) fn main() -> ! {
     Reader::open(born.take(fd::WORKER_REQUESTS), grant.requests).unwrap();
     Writer::open(born.take(fd::WORKER_RESPONSES), grant.responses).unwrap();
     let order = Frozen::map(born.take(fd::WORKER_MODEL)).unwrap();
+    let promised = File::from(born.take(fd::WORKER_DIGEST));
     let manifest = Frozen::map(born.take(fd::WORKER_MANIFEST)).unwrap();
     assert_eq!(manifest.bytes(), b"manifest");
     // What is large is filled up with zeros.
     match order.bytes().split(|byte| *byte == 0).next().unwrap_or_default() {
-        kept if kept.starts_with(b"kept") => println!("{} is {}", String::from_utf8_lossy(kept), digest(&mut born)),
-        b"report" => report(&grant, &born.numbers, &channel),
+        kept if kept.starts_with(b"kept") => println!("{} is {}", String::from_utf8_lossy(kept), digest(promised)),
+        b"report" => {
+            // As a worker does before its lock.
+            drop(promised);
+            report(&grant, &born.numbers, &channel);
+        }
         b"denied" => {
             cage(&grant, || {});
             refused();
@@ -55,9 +60,9 @@ pub(crate) fn main() -> ! {
 }
 
 /// The SHA-256 of its model, as its launcher says it.
-fn digest(born: &mut Born) -> String {
+fn digest(mut promised: File) -> String {
     let mut sha256 = [0; 33];
-    match File::from(born.take(fd::WORKER_DIGEST)).read(&mut sha256).unwrap() {
+    match promised.read(&mut sha256).unwrap() {
         0 => "unknown".to_owned(),
         length => casemate_ipc::digest::write(sha256[..length].try_into().unwrap()),
     }
