@@ -216,6 +216,8 @@ pub mod fd {
     pub const WORKER_MANIFEST: i32 = 7;
     /// The encoded [`super::Grant`], sealed.
     pub const WORKER_GRANT: i32 = 8;
+    /// A socket over which the 32 bytes of the model's SHA-256 come, once, as soon as the launcher has them.
+    pub const WORKER_DIGEST: i32 = 9;
 }
 
 /// Exit codes of a worker: which step of its trip failed. Its last message says why.

@@ -81,8 +81,10 @@ pub mod fds {
     pub const MANIFEST: usize = 5;
     /// The grant.
     pub const GRANT: usize = 6;
+    /// Where the model's SHA-256 comes from.
+    pub const DIGEST: usize = 7;
     /// How many there are without the doors.
-    pub const COUNT: usize = 7;
+    pub const COUNT: usize = 8;
     /// The most that there are with them.
     pub const MOST: usize = COUNT + 8;
 }

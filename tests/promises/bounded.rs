@@ -32,7 +32,7 @@ fn every_limit_is_exact() {
     let exact = [
         ("Max core file size", 0),
         ("Max file size", 0),
-        ("Max open files", 16),
+        ("Max open files", 18),
         ("Max locked memory", 0),
         ("Max msgqueue size", 0),
         ("Max pending signals", 16),
@@ -63,7 +63,7 @@ fn every_limit_is_exact() {
     assert_eq!(score(casemate.worker("m")), "500\n");
     assert_ne!(score(casemate.front()), "500\n");
     // Control: none of this is so in this test.
-    assert_ne!(self::limits(std::process::id())["Max open files"].1, "16");
+    assert_ne!(self::limits(std::process::id())["Max open files"].1, "18");
 }
 
 #[test]

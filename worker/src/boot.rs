@@ -1,10 +1,10 @@
-//! What a worker is born with, checked before anything else: no argument, no variable, nine descriptors and not one more.
+//! What a worker is born with, checked before anything else: no argument, no variable, ten descriptors and not one more.
 //!
 //! Nothing of the model is read here. Its bytes and its manifest are mapped, and their seals checked, no more.
 
 use std::env;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 use casemate_ipc::frame::{self, FrameError};
 use casemate_ipc::inherited;
@@ -19,8 +19,10 @@ use thiserror::Error;
 
 use crate::engine::contract::ToFront;
 use crate::engine::shim;
+use crate::model::digest::Promised;
 
-/// Everything that a worker will ever have. Descriptors 4 to 8 are closed; only their mappings are left.
+/// Everything that a worker will ever have. Descriptors 4 to 8 are closed; only their mappings are left. 9 is closed before the
+/// lock.
 #[derive(Debug)]
 pub struct Born {
     /// The channel to the front, descriptor 3.
@@ -44,6 +46,8 @@ pub struct Estate {
     pub weights: Private,
     /// The manifest's text.
     pub manifest: Frozen,
+    /// Where the SHA-256 of the model's bytes comes from.
+    pub digest: Promised,
 }
 
 /// Why a worker does not begin.
@@ -56,7 +60,7 @@ pub enum BootError {
     #[error("its environment is not empty")]
     Environment,
     /// A descriptor is missing.
-    #[error("descriptors 0 to 8 (of a zygote, 0 to 3) are not all there: {0}")]
+    #[error("descriptors 0 to 9 (of a zygote, 0 to 3) are not all there: {0}")]
     Missing(io::Error),
     /// A descriptor too many; somebody's file or socket has leaked into the worker.
     #[error("descriptor {0} is open")]
@@ -92,7 +96,7 @@ pub enum BootError {
 
 /// Takes possession. An error means that there is nobody to tell.
 pub fn boot() -> Result<Born, BootError> {
-    bare(fd::WORKER_GRANT)?;
+    bare(fd::WORKER_DIGEST)?;
     let channel = packets(own(fd::WORKER_CHANNEL)?)?;
     Ok(Born { front: ToFront::new(channel), estate: take() })
 }
@@ -108,10 +112,16 @@ pub type ToLauncher = Channel<FromZygote, ToZygote>;
 
 /// Whether just the promised descriptors are open: 0 to `last`.
 pub fn only_up_to(last: i32) -> Result<(), BootError> {
+    only_up_to_and(last, None)
+}
+
+/// The same, with one more, of whichever number.
+pub fn only_up_to_and(last: i32, one: Option<BorrowedFd<'_>>) -> Result<(), BootError> {
+    let one = one.map(|fd| fd.as_raw_fd());
     if (0..=last).any(|fd| !shim::is_open(fd)) {
         return Err(BootError::Missing(io::ErrorKind::NotFound.into()));
     }
-    match (last + 1..MAX_DESCRIPTORS).find(|fd| shim::is_open(*fd)) {
+    match (last + 1..MAX_DESCRIPTORS).find(|fd| Some(*fd) != one && shim::is_open(*fd)) {
         Some(fd) => Err(BootError::Leaked(fd)),
         None => Ok(()),
     }
@@ -137,6 +147,7 @@ fn take() -> Result<Estate, BootError> {
         model: own(fd::WORKER_MODEL)?,
         manifest: own(fd::WORKER_MANIFEST)?,
         grant: own(fd::WORKER_GRANT)?,
+        digest: own(fd::WORKER_DIGEST)?,
     }
     .open()
 }
@@ -154,12 +165,14 @@ pub struct Belongings {
     pub manifest: OwnedFd,
     /// The grant.
     pub grant: OwnedFd,
+    /// Where the model's SHA-256 comes from.
+    pub digest: OwnedFd,
 }
 
 impl Belongings {
     /// Maps and checks. Each descriptor is closed at the end of its line.
     pub fn open(self) -> Result<Estate, BootError> {
-        let Self { requests, responses, model, manifest, grant } = self;
+        let Self { requests, responses, model, manifest, grant, digest } = self;
         let grant: Grant = frame::decode(Frozen::map(grant).map_err(BootError::GrantMemory)?.bytes())?;
         if !(1..=MAX_THREADS).contains(&grant.threads) {
             return Err(BootError::Threads(grant.threads));
@@ -175,6 +188,7 @@ impl Belongings {
             weights: Private::map(&model).map_err(BootError::Model)?,
             model: Frozen::map(model).map_err(BootError::Model)?,
             manifest: Frozen::map(manifest).map_err(BootError::Manifest)?,
+            digest: Promised::new(digest),
             grant,
         })
     }

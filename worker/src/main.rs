@@ -1,4 +1,4 @@
-//! `casemate-worker`: started by the launcher with nine descriptors and nothing else; see `casemate_worker::phases`. Started
+//! `casemate-worker`: started by the launcher with ten descriptors and nothing else; see `casemate_worker::phases`. Started
 //! with four it is a zygote, which bears workers: `casemate_worker::zygote`.
 
 fn main() {

@@ -1,4 +1,5 @@
-//! The model's file, before the engine reads it: SHA-256 first, then the gate.
+//! The model's file, before the engine reads it: its SHA-256 against its manifest's first, then the gate.
 
+pub mod digest;
 pub mod gate;
 pub mod verify;

@@ -4,7 +4,7 @@
 //! It is process 1 of its own namespaces already. What only its launcher can do (the maps of its user namespace, its limit on
 //! namespaces inside it) is done before the cradle comes.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use casemate_ipc::launch::{exit_code, fd};
 use casemate_ipc::seqpacket::{Channel, PacketBuffer};
@@ -28,7 +28,9 @@ pub fn run(zygote: ToLauncher, wire: OwnedFd) -> ! {
         Ok((front, belongings)) => {
             // Its end is the word that every step was taken.
             drop(wire);
-            let estate = belongings.open().and_then(|estate| boot::only_up_to(fd::WORKER_CHANNEL).map(|()| estate));
+            let estate = belongings.open().and_then(|estate| {
+                boot::only_up_to_and(fd::WORKER_CHANNEL, Some(estate.digest.as_fd())).map(|()| estate)
+            });
             phases::run_newborn(front, estate)
         }
         Err(Failed { step, errno }) => {
@@ -70,7 +72,7 @@ fn enter(zygote: ToLauncher, wire: &Wire) -> Result<(ToFront, Belongings), Faile
         setresuid(Uid::from_raw(INNER), Uid::from_raw(INNER), Uid::from_raw(INNER))
     })?;
     take("root", lockdown::lay_empty_folder)?;
-    let [log, channel, requests, responses, model, manifest, grant] =
+    let [log, channel, requests, responses, model, manifest, grant, digest] =
         <[OwnedFd; fds::COUNT]>::try_from(belongings).map_err(|_| odd())?;
     // The zygote's channel is closed by the one that takes its number: no word of its launcher is heard in here again.
     let mut front = zygote.into_socket();
@@ -94,7 +96,7 @@ fn enter(zygote: ToLauncher, wire: &Wire) -> Result<(ToFront, Belongings), Faile
     take("parent-death", || prctl::set_pdeathsig(Signal::SIGKILL))?;
     let _ = prctl::set_name(c"casemate-worker");
     engine::reseed(cradle.seed).map_err(|_| Failed { step: "seed", errno: 0 })?;
-    Ok((ToFront::new(front), Belongings { requests, responses, model, manifest, grant }))
+    Ok((ToFront::new(front), Belongings { requests, responses, model, manifest, grant, digest }))
 }
 
 /// Until the launcher has done its part. Meanwhile it may write this process's maps and trace it; a process that is not

@@ -22,6 +22,7 @@ use crate::boot::{self, BootError, Born, Estate};
 use crate::crew::{Crew, Duty};
 use crate::engine::contract::{Engine, RunError, ToFront};
 use crate::engine::{self, shim};
+use crate::model::digest::Promised;
 use crate::model::gate::{self, GateError};
 use crate::model::verify;
 use crate::serve::{Cell, ServeError};
@@ -69,9 +70,9 @@ struct Stop {
 
 /// The trip from the first lock on; returns when serving is over.
 fn live(front: &'static ToFront, estate: Estate, warmth: Warmth) -> Result<i32, Stop> {
-    let Estate { grant, requests, responses, model, weights, manifest } = estate;
-    let (sealed, inside, crew, warmed) = cage(&grant, warmth)?;
-    let verified = verify::verify(&sealed, manifest.bytes(), model.bytes(), engine::platform);
+    let Estate { grant, requests, responses, model, weights, manifest, digest } = estate;
+    let (sealed, inside, crew, warmed, sha256) = cage(&grant, digest, warmth)?;
+    let verified = verify::verify(&sealed, manifest.bytes(), (model.bytes(), sha256), engine::platform);
     let verified = verified.map_err(|error| Stop::at(Step::Verify, error))?;
     if warmed.is_some_and(|sha256| sha256 != verified.declared.sha256) {
         engine::forget();
@@ -162,17 +163,24 @@ fn code_of(served: Result<(), ServeError>) -> i32 {
     error.exit_code()
 }
 
-/// What [`cage`] leaves behind: the proof, what is seen from inside, the further threads, and which model code was made for.
-type Caged = (Sealed, Inside, Crew, Option<[u8; 32]>);
+/// What [`cage`] leaves behind: the proof, what is seen from inside, the further threads, which model code was made for, and the
+/// digest of the one that is there.
+type Caged = (Sealed, Inside, Crew, Option<[u8; 32]>, [u8; 32]);
 
 /// Puts the whole cage on, in the one order that works.
-fn cage(grant: &Grant, warmth: Warmth) -> Result<Caged, Stop> {
+fn cage(grant: &Grant, digest: Promised, warmth: Warmth) -> Result<Caged, Stop> {
     let code = match grant.run_time_code {
         RunTimeCode::Refused if grant.shapes.is_empty() || warmth == Warmth::Inherited => {
             lockdown::RunTimeCode::Refused
         }
         RunTimeCode::Refused => lockdown::RunTimeCode::Warmed,
         RunTimeCode::Allowed => lockdown::RunTimeCode::Allowed,
+    };
+    let boot = |error| Stop::at(Step::Boot, error);
+    // Each waits with the one call for it that its filter has: as late as it can.
+    let digest = match warmth {
+        Warmth::Cold => Err(digest),
+        Warmth::Inherited => Ok(digest.receive().map_err(boot)?),
     };
     let confined = lockdown::confine_with(code).map_err(|error| Stop::at(Step::Lock, error))?;
     match warmth {
@@ -181,6 +189,10 @@ fn cage(grant: &Grant, warmth: Warmth) -> Result<Caged, Stop> {
         Warmth::Inherited if grant.run_time_code == RunTimeCode::Refused => {}
         Warmth::Inherited => return Err(Stop::at(Step::Warm, "a zygote's worker cannot make code at run time")),
     }
+    let sha256 = match digest {
+        Ok(sha256) => sha256,
+        Err(digest) => digest.read().map_err(boot)?,
+    };
     let waived = |waiver: Waiver| grant.waived.contains(&waiver);
     let requirements = Requirements {
         empty_root: !waived(Waiver::Namespaces),
@@ -197,7 +209,7 @@ fn cage(grant: &Grant, warmth: Warmth) -> Result<Caged, Stop> {
     let warmed = (code == lockdown::RunTimeCode::Warmed).then(|| engine::learn(&grant.shapes)).flatten();
     let sealed = lockdown::seal(locked).map_err(|error| Stop::at(Step::Lock, error))?;
     let inside = Inside { no_exec_gain: sealed.no_exec_gain(), ..inside(&report) };
-    Ok((sealed, inside, crew, warmed))
+    Ok((sealed, inside, crew, warmed, sha256))
 }
 
 /// The threads of the further instances.

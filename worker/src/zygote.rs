@@ -41,7 +41,7 @@ enum ZygoteError {
 /// Whether this process was started as one: with a channel and nothing behind it.
 pub fn is_one() -> bool {
     use casemate_ipc::launch::fd;
-    shim::is_open(fd::WORKER_CHANNEL) && (fd::WORKER_REQUESTS..=fd::WORKER_GRANT).all(|fd| !shim::is_open(fd))
+    shim::is_open(fd::WORKER_CHANNEL) && (fd::WORKER_REQUESTS..=fd::WORKER_DIGEST).all(|fd| !shim::is_open(fd))
 }
 
 /// Bears workers until its launcher lets go of it.

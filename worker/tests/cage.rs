@@ -170,7 +170,7 @@ fn a_birth_with_anything_more_is_refused() {
     let births = [
         (Birth { arguments: vec!["--help"], ..born() }, "arguments"),
         (Birth { environment: vec![("LD_BIND_NOW", "1")], ..born() }, "environment"),
-        (Birth { leak: true, ..born() }, "descriptor 9"),
+        (Birth { leak: true, ..born() }, "descriptor 10"),
     ];
     for (birth, why) in births {
         let mut cell = birth.spawn();
@@ -180,6 +180,20 @@ fn a_birth_with_anything_more_is_refused() {
     }
     let (mut cell, step, detail) = Birth { threads: 0, ..born() }.refused();
     assert_eq!((step, cell.wait().code()), (Step::Boot, Some(exit_code::BOOT)), "{detail}");
+}
+
+#[test]
+fn a_worker_without_the_digest_of_its_model_does_not_begin() {
+    let born = |digest: &[u8]| Birth { digest: Some(digest.to_vec()), ..Birth::echo("") };
+    for (digest, why) in [(&[][..], "no SHA-256"), (&[7; 31], "31 bytes"), (&[7; 33], "33 bytes")] {
+        let (mut cell, step, detail) = born(digest).refused();
+        assert_eq!((step, cell.wait().code()), (Step::Boot, Some(exit_code::BOOT)), "{detail}");
+        assert!(detail.contains(why), "{detail}");
+    }
+    // It is the launcher's word that is compared, and nothing that the worker counts itself.
+    let (mut cell, step, detail) = born(&[7; 32]).refused();
+    assert_eq!((step, cell.wait().code()), (Step::Verify, Some(exit_code::VERIFY)));
+    assert!(detail.contains("the model's SHA-256 is 0707"), "{detail}");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //!
 //! Started as root or as an ordinary user, with one thread, it reads its config ([`owner`], [`models`]), tries out what the
 //! host can give ([`host`], [`trial`]), binds the public socket ([`listen`]), starts the front ([`front`]), and then answers the few
-//! requests that [`permit`] allows ([`monitor`]): it starts workers ([`workers`], [`spawn`], [`fork`], [`jail`]), tells how they end
+//! requests that [`permit`] allows ([`monitor`]): it starts workers ([`workers`], [`spawn`], [`kept`], [`fork`], [`jail`]), tells how they end
 //! ([`trace`], [`origin`]), and reads their cages from outside ([`attest`]). Where the operator wants it so, workers
 //! are borne by their tenant's zygote ([`nursery`], [`zygote`]) and not started afresh. Asked a question instead of being told to
 //! serve, it answers that and ends ([`inquiry`]).
@@ -16,6 +16,7 @@ pub mod front;
 pub mod host;
 pub mod inquiry;
 pub mod jail;
+pub mod kept;
 pub mod library;
 pub mod listen;
 pub mod log;

@@ -1,13 +1,16 @@
-//! The store: which models there are, and their files, each opened anew for each start.
+//! The store: which models there are, and their files, each opened anew for each start. What is large is not read anew as long as
+//! it is the same file: see [`crate::kept`].
 //!
 //! Nothing about a model is parsed here; a worker does that, in its cage. The launcher vouches for two things only: these
 //! are the files of that folder, reached without a link, and nobody but their owner could have written them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
+use std::fs::{self, File, Metadata};
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use casemate_config::{Config, Versions};
 use casemate_ipc::convolution;
@@ -30,15 +33,34 @@ pub struct Store {
     model_bytes: u64,
 }
 
-/// The files of one model, frozen: nobody can change them any more, whoever holds them.
+/// The files of one model. What is copied is frozen: nobody can change it any more, whoever holds it.
 #[derive(Debug)]
 pub struct ModelFiles {
-    /// The model's own bytes.
-    pub model: OwnedFd,
-    /// Its manifest.
+    /// The model's own file, looked at and not read yet.
+    pub model: Original,
+    /// Its manifest, copied.
     pub manifest: OwnedFd,
     /// The text with the sizes of its convolutions, unread; empty where there is none.
     pub shapes: Vec<u8>,
+}
+
+/// A model's own file in the store, opened and found in order.
+#[derive(Debug)]
+pub struct Original {
+    path: PathBuf,
+    file: File,
+    mark: Mark,
+    limit: u64,
+}
+
+/// What the kernel says of a file, and says otherwise once somebody has written it, or put another in its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mark {
+    device: u64,
+    inode: u64,
+    bytes: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
 }
 
 /// Why a model, or the whole store, cannot be used.
@@ -125,14 +147,18 @@ impl Store {
         &self.models
     }
 
-    /// Opens and copies a model's files.
+    /// Opens a model's files, and copies the small ones.
     pub fn files(&self, model: &ModelId) -> Result<ModelFiles, StoreError> {
         let freeze = |(path, file): (PathBuf, File), name, limit| {
             seal::freeze(name, file, limit).map_err(|source| StoreError::Copy { path, source })
         };
         let manifest = freeze(self.file(model, MANIFEST)?, "casemate-manifest", MANIFEST_MAX)?;
         let shapes = self.shapes(model)?;
-        let model = freeze(self.file(model, MODEL)?, "casemate-model", self.model_bytes)?;
+        let (path, file, metadata) = self.look(model, MODEL)?;
+        let model = Original { path, file, mark: Mark::of(&metadata), limit: self.model_bytes };
+        if model.mark.bytes > self.model_bytes {
+            return Err(StoreError::Copy { path: model.path, source: SealError::TooLong(self.model_bytes) });
+        }
         Ok(ModelFiles { model, manifest, shapes })
     }
 
@@ -160,16 +186,18 @@ impl Store {
     }
 
     fn file(&self, model: &ModelId, name: &str) -> Result<(PathBuf, File), StoreError> {
+        self.look(model, name).map(|(path, file, _)| (path, file))
+    }
+
+    fn look(&self, model: &ModelId, name: &str) -> Result<(PathBuf, File, Metadata), StoreError> {
         let folder = self.subfolder(&self.folder, &self.path, model.name.as_str())?;
         let path = self.path.join(model.name.as_str());
         let folder = self.subfolder(&folder, &path, model.version.as_str())?;
         let path = path.join(model.version.as_str()).join(name);
         // Without O_NONBLOCK a pipe of that name would hold the launcher for ever.
         let file = below(&folder, name, OFlag::O_NONBLOCK, &path)?;
-        match self.owner.check(&path, &file)?.is_file() {
-            true => Ok((path, file)),
-            false => Err(StoreError::NotRegular(path)),
-        }
+        let metadata = self.owner.check(&path, &file)?;
+        if metadata.is_file() { Ok((path, file, metadata)) } else { Err(StoreError::NotRegular(path)) }
     }
 
     fn subfolder(&self, folder: &File, path: &Path, name: &str) -> Result<File, StoreError> {
@@ -222,6 +250,40 @@ impl Store {
     }
 }
 
+impl Original {
+    /// What the kernel said of it before anything was read.
+    pub const fn mark(&self) -> Mark {
+        self.mark
+    }
+
+    /// All of it, frozen.
+    pub fn copy(self) -> Result<OwnedFd, StoreError> {
+        let Self { path, file, limit, .. } = self;
+        seal::freeze("casemate-model", file, limit).map_err(|source| StoreError::Copy { path, source })
+    }
+}
+
+impl Mark {
+    fn of(metadata: &Metadata) -> Self {
+        Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            bytes: metadata.len(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
+
+    /// Whether a later change would show: clocks of files go in steps, and two changes within one look like one.
+    pub fn is_settled(&self, now: SystemTime) -> bool {
+        const STEP: Duration = Duration::from_secs(2);
+        let (seconds, nanoseconds) = self.changed;
+        let changed = u64::try_from(seconds).ok().zip(u32::try_from(nanoseconds).ok());
+        let changed = changed.and_then(|(s, ns)| SystemTime::UNIX_EPOCH.checked_add(Duration::new(s, ns)));
+        changed.and_then(|changed| now.duration_since(changed).ok()).is_some_and(|since| since > STEP)
+    }
+}
+
 /// Which of a model's versions are served.
 fn pick(wanted: Versions, mut found: Vec<Version>, name: &ModelName, store: &Path) -> Result<Vec<Version>, StoreError> {
     match wanted {
@@ -261,4 +323,4 @@ fn ignored(path: &Path) {
 
 #[cfg(test)]
 #[path = "models_tests.rs"]
-mod tests;
+pub(crate) mod tests;

@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use super::*;
 
 /// A store in a folder of its own, gone with its owner.
-struct Temp(PathBuf);
+pub(crate) struct Temp(pub(crate) PathBuf);
 
 impl Temp {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!("casemate-store-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let path = std::env::temp_dir().join(name);
@@ -17,7 +17,7 @@ impl Temp {
         Self(path)
     }
 
-    fn model(&self, id: &str) -> PathBuf {
+    pub(crate) fn model(&self, id: &str) -> PathBuf {
         let folder = self.0.join(id);
         fs::create_dir_all(&folder).unwrap();
         fs::write(folder.join(MODEL), b"weights").unwrap();
@@ -25,7 +25,7 @@ impl Temp {
         folder
     }
 
-    fn open(&self, more: &str) -> Result<Store, StoreError> {
+    pub(crate) fn open(&self, more: &str) -> Result<Store, StoreError> {
         let text = format!("store = {:?}\n{more}", self.0);
         Store::open(&Config::parse(&text).unwrap(), Owner::current())
     }
@@ -37,7 +37,7 @@ impl Drop for Temp {
     }
 }
 
-fn id(text: &str) -> ModelId {
+pub(crate) fn id(text: &str) -> ModelId {
     let (name, version) = text.split_once('/').unwrap();
     ModelId { name: name.parse().unwrap(), version: version.parse().unwrap() }
 }
@@ -142,4 +142,29 @@ fn sizes_come_along_where_there_are_any() {
     fs::remove_file(&file).unwrap();
     symlink(folder.join(MODEL), &file).unwrap();
     assert!(matches!(shapes(), Err(StoreError::Open { .. })));
+}
+
+#[test]
+fn a_change_shows_and_a_recent_one_may_not() {
+    let temp = Temp::new();
+    let file = temp.model("a/1").join(MODEL);
+    let store = temp.open("").unwrap();
+    let mark = || store.files(&id("a/1")).unwrap().model.mark();
+    let first = mark();
+    assert_eq!(first, mark());
+    let now = SystemTime::now();
+    assert!(!first.is_settled(now), "it was written just now");
+    assert!(first.is_settled(now + Duration::from_secs(3)));
+    assert!(!first.is_settled(SystemTime::UNIX_EPOCH), "a clock that was put back");
+    // The same length, by the same name, and as old as it was.
+    let modified = fs::metadata(&file).unwrap().modified().unwrap();
+    std::thread::sleep(Duration::from_millis(50));
+    fs::write(&file, b"WEIGHTS").unwrap();
+    File::options().write(true).open(&file).unwrap().set_modified(modified).unwrap();
+    let second = mark();
+    assert_eq!((first.bytes, first.modified), (second.bytes, second.modified));
+    assert_ne!(first, second);
+    fs::copy(&file, file.with_extension("new")).unwrap();
+    fs::rename(file.with_extension("new"), &file).unwrap();
+    assert_ne!(mark(), second);
 }

@@ -99,7 +99,7 @@ impl Monitor {
         };
         // Whoever is left dies with the launcher anyway; like this their ends are its own doing.
         self.kill_all();
-        self.workers.end_zygotes();
+        self.workers.end_others();
         self.bury();
         ended
     }

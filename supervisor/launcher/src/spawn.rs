@@ -27,6 +27,7 @@ use crate::host::Host;
 use crate::jail::identity::{Dry, Identity};
 use crate::jail::rlimit::Ceilings;
 use crate::jail::{Jail, namespaces};
+use crate::kept::{KeepError, Keeper};
 use crate::library::Library;
 use crate::models::{Store, StoreError};
 use crate::program::Program;
@@ -95,6 +96,9 @@ pub enum SpawnError {
     /// The model's files.
     #[error(transparent)]
     Model(#[from] StoreError),
+    /// The copy of its model, or the model's digest.
+    #[error(transparent)]
+    Keep(#[from] KeepError),
     /// What it was to be born with.
     #[error("{what}: {source}")]
     Descriptor {
@@ -156,11 +160,13 @@ impl Spawner {
         (model, worker, berth): (&ModelId, WorkerId, u32),
         way: Way<'_>,
         arenas: &Arenas,
-        tracer: &mut Tracer,
+        (keeper, tracer): (&mut Keeper, &mut Tracer),
     ) -> Result<Spawned, SpawnError> {
         let files = self.store.files(model)?;
+        // First of all: the digest is counted beside everything that follows.
+        let given = keeper.give(model, files.model, tracer)?;
         let settings = config.model(&model.name);
-        let ceilings = self.ceilings(config, &settings, &files.model)?;
+        let ceilings = self.ceilings(config, &settings, &given.model)?;
         let cores = cores::share(&settings.cores, berth, settings.workers);
         // Its zygote's filter lets nothing make code, not even a warm-up.
         let makes_code = matches!(way, Way::Exec(_));
@@ -196,9 +202,10 @@ impl Spawner {
             channel.as_fd(),
             arenas.requests.as_fd(),
             arenas.responses.as_fd(),
-            files.model.as_fd(),
+            given.model.as_fd(),
             files.manifest.as_fd(),
             grant.as_fd(),
+            given.digest.as_fd(),
         ];
         let namespaces = !self.host.lacks(Waiver::Namespaces);
         // The number is never given twice, so nothing of an earlier worker is in a group of that name.
@@ -341,6 +348,7 @@ impl SpawnError {
         match self {
             Self::Birth(error) => error.passes(),
             Self::Bear(error) => error.passes(),
+            Self::Keep(error) => error.passes(),
             Self::Descriptor { .. } | Self::Memory(_) | Self::Cgroup(_) | Self::Dry(_) | Self::Uids => true,
             // Somebody may be copying the model's files right now; but a worker that cannot have them is not better off
             // for asking again and again.

@@ -1,6 +1,6 @@
 //! The workers that run: who they are, and how each one ends.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::Instant;
@@ -17,6 +17,7 @@ use nix::unistd::Pid;
 use crate::attest::{self, Subject};
 use crate::cgroup::Leaf;
 use crate::jail::identity::{Pool, anywhere, uids_of_processes};
+use crate::kept::Keeper;
 use crate::log;
 use crate::nursery::Nursery;
 use crate::spawn::{Arenas, SpawnError, Spawned, Spawner, Way};
@@ -31,6 +32,8 @@ pub struct Workers {
     pool: Pool,
     memory: OutOfMemory,
     nursery: Nursery,
+    /// Their models' bytes.
+    keeper: Keeper,
     /// Asked for, and not born yet: their tenants' zygotes are warming up.
     waiting: Vec<Waiting>,
 }
@@ -70,8 +73,8 @@ impl Workers {
         let mut memory = OutOfMemory::default();
         memory.moved();
         let pool = Pool::new(as_root.then(|| config.identities.clone()), anywhere());
-        let (nursery, waiting) = (Nursery::default(), Vec::new());
-        Self { running: BTreeMap::new(), next: 1, pool, memory, nursery, waiting }
+        let (nursery, keeper, waiting) = (Nursery::default(), Keeper::default(), Vec::new());
+        Self { running: BTreeMap::new(), next: 1, pool, memory, nursery, keeper, waiting }
     }
 
     /// The number that the next one gets. Numbers are never given twice.
@@ -81,7 +84,7 @@ impl Workers {
 
     /// Whether none runs.
     pub fn none(&self) -> bool {
-        self.running.is_empty() && self.nursery.none()
+        self.running.is_empty() && self.nursery.none() && self.keeper.none()
     }
 
     /// How many of a model run, or will.
@@ -140,6 +143,7 @@ impl Workers {
     pub fn tend(&mut self, (spawner, config): (&Spawner, &Config), tracer: &mut Tracer) -> Vec<Answer> {
         self.nursery.hear();
         self.renew((spawner, config), tracer);
+        self.keeper.sweep(Instant::now(), lives(&self.running, &self.waiting));
         let mut answers = Vec::new();
         for Waiting { model, tenant, arenas, asked } in std::mem::take(&mut self.waiting) {
             if self.nursery.ready(&tenant).is_some() {
@@ -177,12 +181,14 @@ impl Workers {
 
     /// When [`Self::tend`] has something to do, whatever is heard.
     pub fn due(&self, config: &Config) -> Option<Instant> {
-        self.nursery.due(config.renewal)
+        let kept = self.keeper.due(lives(&self.running, &self.waiting));
+        self.nursery.due(config.renewal).into_iter().chain(kept).min()
     }
 
-    /// Ends all zygotes.
-    pub fn end_zygotes(&mut self) {
+    /// Ends all children that are no workers: zygotes, and those that count.
+    pub fn end_others(&mut self) {
         self.nursery.end_all();
+        self.keeper.end_all();
     }
 
     fn exec(
@@ -199,7 +205,7 @@ impl Workers {
         let worker = WorkerId(self.next);
         self.memory.moved();
         let berth = self.berth(model);
-        match spawner.spawn(config, (model, worker, berth), Way::Exec(identity), arenas, tracer) {
+        match spawner.spawn(config, (model, worker, berth), Way::Exec(identity), arenas, (&mut self.keeper, tracer)) {
             Ok(spawned) => self.started((model, worker, berth), spawner, spawned, asked),
             Err(error) => {
                 self.pool.give_back(identity, Instant::now());
@@ -231,7 +237,7 @@ impl Workers {
             return gone();
         }
         let identity = zygote.unborn.front().map(|(_, identity)| *identity);
-        match spawner.spawn(config, (model, worker, berth), Way::Born(zygote), arenas, tracer) {
+        match spawner.spawn(config, (model, worker, berth), Way::Born(zygote), arenas, (&mut self.keeper, tracer)) {
             Ok(spawned) => self.started((model, worker, berth), spawner, spawned, asked),
             Err(error) => {
                 // Some process may have had it, if not for long; what the zygote still has was not used.
@@ -249,7 +255,7 @@ impl Workers {
 
     /// A process ended: which worker it was, and why it did. Nothing for a child that never became one.
     pub fn ended(&mut self, ended: &Ended) -> Option<(WorkerId, ExitCause)> {
-        if self.nursery.ended(ended.pid, &ended.cause(UNASKED), &mut self.pool) {
+        if self.keeper.ended(ended) || self.nursery.ended(ended.pid, &ended.cause(UNASKED), &mut self.pool) {
             return None;
         }
         let id = self.running.iter().find(|(_, worker)| worker.pid == ended.pid).map(|(id, _)| *id)?;
@@ -330,6 +336,13 @@ impl Worker {
         }
         let _ = send_signal(&self.pidfd, Signal::SIGKILL);
     }
+}
+
+/// Whether a model has a worker, or will have one.
+fn lives<'a>(running: &'a BTreeMap<WorkerId, Worker>, waiting: &'a [Waiting]) -> impl Fn(&ModelId) -> bool + 'a {
+    let models = running.values().map(|worker| &worker.model).chain(waiting.iter().map(|waiting| &waiting.model));
+    let models: BTreeSet<&ModelId> = models.collect();
+    move |model| models.contains(model)
 }
 
 /// Of a zygote's end, which nobody asks for.

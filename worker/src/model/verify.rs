@@ -1,13 +1,13 @@
 //! Whether the model is what its manifest says. Wants a [`Sealed`] worker, since the manifest's parser is the first code
 //! that reads a byte which somebody else chose.
 //!
-//! The digest is taken over the very bytes that the engine then gets: frozen memory, which nobody can change.
+//! The digest is the launcher's, taken over the very memory that the engine then gets, after it was frozen: nobody can have changed
+//! it since. See [`super::digest`].
 
 use casemate_ipc::tensor::{ModelSignature, TensorError};
 use casemate_ipc::work::Declared;
 use casemate_lockdown::Sealed;
 use casemate_manifest::{Format, Manifest, ManifestError};
-use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 /// A model whose bytes are those that its manifest names.
@@ -50,17 +50,16 @@ pub enum VerifyError {
     Format(Format),
 }
 
-/// Reads the manifest, then the model once.
+/// Reads the manifest, and holds what it says against the digest of the model's bytes. They are not read here.
 pub fn verify<'a>(
     _: &Sealed,
     manifest: &[u8],
-    model: &'a [u8],
+    (model, sha256): (&'a [u8], [u8; 32]),
     platform: impl FnOnce(Format) -> Option<String>,
 ) -> Result<Verified<'a>, VerifyError> {
     let manifest = Manifest::parse(std::str::from_utf8(manifest)?)?;
     let signature: ModelSignature = manifest.signature()?;
     let platform = platform(manifest.format).ok_or(VerifyError::Format(manifest.format))?;
-    let sha256: [u8; 32] = Sha256::digest(model).into();
     if sha256 != manifest.sha256 {
         return Err(VerifyError::Digest { found: hex(&sha256), expected: hex(&manifest.sha256) });
     }

@@ -27,6 +27,7 @@ use casemate_ipc::tensor::Shape;
 use casemate_ipc::work::{Declared, Failure, FromWorker, GateCode, Placed, Step, ToWorker};
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, send, socketpair};
 
 #[allow(unused_imports, reason = "each test file uses its part")]
 pub(crate) use value::{Value, f32s, i64s};
@@ -56,7 +57,9 @@ pub(crate) struct Birth {
     pub(crate) graph: GraphPolicy,
     /// The text of its `model.shapes`.
     pub(crate) shapes: Vec<u8>,
-    /// Something open at 9, which should not be.
+    /// What comes instead of the model's SHA-256.
+    pub(crate) digest: Option<Vec<u8>>,
+    /// Something open at 10, which should not be.
     pub(crate) leak: bool,
     /// In namespaces and a root of its own, so that the whole cage goes on.
     pub(crate) jailed: bool,
@@ -99,6 +102,7 @@ impl Birth {
             arguments: Vec::new(),
             graph: GraphPolicy::default(),
             shapes: Vec::new(),
+            digest: None,
             leak: false,
             jailed: false,
             traced: false,
@@ -160,6 +164,7 @@ impl Birth {
             freeze("model", &self.model),
             freeze("manifest", self.manifest_text().as_bytes()),
             freeze("grant", &frame::encode(&grant).unwrap()),
+            self.promised(),
         ];
         if self.leak {
             fds.push(fs::File::open("/dev/null").unwrap().into());
@@ -209,6 +214,18 @@ impl Birth {
             status: None,
             met: Vec::new(),
         }
+    }
+
+    /// The end of a launcher's socket that has said its word.
+    fn promised(&self) -> OwnedFd {
+        let (ours, theirs) =
+            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC).unwrap();
+        let digest =
+            self.digest.clone().unwrap_or_else(|| <sha2::Sha256 as sha2::Digest>::digest(&self.model).to_vec());
+        if !digest.is_empty() {
+            send(ours.as_raw_fd(), &digest, MsgFlags::MSG_NOSIGNAL).unwrap();
+        }
+        theirs
     }
 
     /// Spawned, verified, ready.

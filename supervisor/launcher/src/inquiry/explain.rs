@@ -60,7 +60,7 @@ pub fn explain(path: &Path, owner: Owner, model: Option<ModelName>) -> Result<Ex
 }
 
 /// By number; what it is; whether it is open when the model is read.
-const DESCRIPTORS: [(i32, &str, bool); 9] = [
+const DESCRIPTORS: [(i32, &str, bool); 10] = [
     (0, "/dev/null", true),
     (1, "a pipe for what it prints, which never blocks", true),
     (2, "the same pipe", true),
@@ -70,6 +70,7 @@ const DESCRIPTORS: [(i32, &str, bool); 9] = [
     (fd::WORKER_MODEL, "the model, frozen, until it is mapped", false),
     (fd::WORKER_MANIFEST, "the manifest, frozen, until it is mapped", false),
     (fd::WORKER_GRANT, "its grant, frozen, until it is read", false),
+    (fd::WORKER_DIGEST, "where the SHA-256 of its model comes from, until it has come", false),
 ];
 
 pub(super) fn descriptor(number: i32, what: &str, stays: bool) -> Descriptor {

@@ -31,8 +31,9 @@ pub struct Ceiling {
     pub most: u64,
 }
 
-/// Descriptors that a worker may have: nine that it is born with, and the files that it opens while it warms up.
-pub const DESCRIPTORS: u64 = 16;
+/// Descriptors that a worker may have: ten that it is born with, and the files that it opens while it warms up; a newborn has its
+/// zygote's and the doors of its groups besides, for a moment.
+pub const DESCRIPTORS: u64 = 18;
 
 impl Ceilings {
     /// Every limit. `counted_alone` says whether the kernel counts this worker's threads apart from other processes; if

@@ -67,8 +67,16 @@ impl Front {
 
     fn play(&mut self, model: &ModelId) {
         let name = model.name.as_str();
-        let times = if name == "many" { 20 } else { 1 };
+        let times = match name {
+            "many" => 20,
+            // Until it is stopped.
+            "kept" => 1000,
+            _ => 1,
+        };
         for _ in 0..times {
+            if name == "kept" {
+                std::thread::sleep(std::time::Duration::from_millis(200));
+            }
             self.start(model);
             let (worker, pid, channel, log) = match self.hear() {
                 (LaunchReply::Started { worker, pid, .. }, fds) => {

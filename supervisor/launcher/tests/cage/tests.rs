@@ -1,13 +1,20 @@
 //! What must hold.
 
+use std::fs;
+use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::process::ExitCode;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use casemate_launcher::sys::control::core_cookie;
 use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
+use sha2::{Digest, Sha256};
 
-use crate::rig::{Outcome, Rig, USER};
+use crate::rig::{Outcome, Rig, Running, USER};
 use crate::worker::is_held;
 
 /// Name, and what it does.
@@ -33,6 +40,8 @@ const TESTS: &[Test] = &[
     ("nothing_outlives_the_launcher", nothing_outlives_the_launcher),
     ("bad_configs_open_no_socket", bad_configs_open_no_socket),
     ("jails_are_made_fast", jails_are_made_fast),
+    ("a_file_is_copied_and_counted_once_for_all_its_workers", a_file_is_copied_and_counted_once_for_all_its_workers),
+    ("a_worker_whose_digest_does_not_come_is_told_so", a_worker_whose_digest_does_not_come_is_told_so),
 ];
 
 pub(crate) fn main() -> ExitCode {
@@ -122,14 +131,14 @@ fn caged(outcome: &Outcome) {
     }
     assert_eq!(outcome.code, Some(0), "{}", outcome.all());
     outcome.says("casemate: listening on http://127.0.0.1:");
-    outcome.says("log fds=[0, 1, 2, 3, 4, 5, 6, 7, 8] env=0 pid=1");
+    outcome.says("log fds=[0, 1, 2, 3, 4, 5, 6, 7, 8, 9] env=0 pid=1");
     outcome.says("log uid=1000 gid=1000 grant=report/1");
     outcome.says("log host=\"worker\"");
     outcome.says("log nnp=true");
     for set in ["Effective", "Permitted", "Bounding", "Ambient"] {
         outcome.says(&format!("log {set}=[\"CAP_SETPCAP\", \"CAP_SYS_ADMIN\"]"));
     }
-    outcome.says("log nofile=(16, 16)");
+    outcome.says("log nofile=(18, 18)");
     outcome.says("log core=(0, 0)");
     outcome.says("log fsize=(0, 0)");
     outcome.says("log nproc=(20, 20)");
@@ -520,4 +529,95 @@ fn fast(whom: &str, user: Option<u32>, accept: &str) {
     println!("jail and exec of a small worker, {whom}: p50 {} us, worst {} us", times[10], times[19]);
     // Far from what is usual, which the bench measures: a machine that builds beside this is no failure.
     assert!(times[10] < 500_000, "{times:?}");
+}
+
+/// The file of a model, its order filled up to so many bytes; and its SHA-256.
+fn fill(file: &Path, order: &str, bytes: u64) -> String {
+    let mut text = order.as_bytes().to_vec();
+    text.resize(usize::try_from(bytes).unwrap(), 0);
+    // In place: the same file, of the same length.
+    fs::File::options().write(true).truncate(false).open(file).unwrap().write_all(&text).unwrap();
+    casemate_ipc::digest::write(&Sha256::digest(&text).into())
+}
+
+fn said(running: &Running, what: &str) -> usize {
+    running.seen.iter().filter(|line| line.contains(what)).count()
+}
+
+fn a_file_is_copied_and_counted_once_for_all_its_workers() {
+    let (user, more) = somebody();
+    let rig = Rig::new(&["kept"], user);
+    let file = rig.folder.join("store/kept/1/model.pt");
+    let first = fill(&file, "kept-1", 400 << 10);
+    // So that a later change shows.
+    thread::sleep(Duration::from_millis(2500));
+    let mut running = rig.start(more);
+    for _ in 0..4 {
+        running.wait_for(&format!("kept: log kept-1 is {first}"));
+    }
+    let counts = |running: &Running| (said(running, "event=model-copied"), said(running, "event=model-digest "));
+    assert_eq!(counts(&running), (1, 1), "{}", running.seen.join("\n"));
+    assert_eq!(said(&running, &first), 5, "each worker was told, and the log");
+
+    // The same file, of the same length, as old as before.
+    let modified = fs::metadata(&file).unwrap().modified().unwrap();
+    let second = fill(&file, "kept-2", 400 << 10);
+    fs::File::options().write(true).open(&file).unwrap().set_modified(modified).unwrap();
+    running.wait_for(&format!("kept: log kept-2 is {second}"));
+    // As long as it was changed just now, each start reads it anew. Then it is kept again.
+    let settled = |running: &mut Running| {
+        let before = counts(running);
+        for _ in 0..4 {
+            running.wait_for("kept: log kept-2 is");
+        }
+        counts(running) == before
+    };
+    let until = Instant::now() + Duration::from_secs(30);
+    while !settled(&mut running) {
+        assert!(Instant::now() < until, "{}", running.seen.join("\n"));
+    }
+    assert!(counts(&running).0 > 1);
+    let at = running.seen.iter().position(|line| line.contains("kept-2 is")).unwrap();
+    assert!(!running.seen[at..].iter().any(|line| line.contains("kept-1 is")), "the old bytes for a new file");
+    let late = running.seen.iter().filter(|line| line.contains("kept-2 is") && !line.contains(&second));
+    assert_eq!(late.count(), 0, "the old digest for a new file");
+    running.stop();
+}
+
+fn a_worker_whose_digest_does_not_come_is_told_so() {
+    let (user, more) = somebody();
+    let rig = Rig::new(&["kept"], user);
+    // Long enough to be met while it counts.
+    let digest = fill(&rig.folder.join("store/kept/1/model.pt"), "kept-1", 96 << 20);
+    let mut running = rig.start(more);
+    let launcher = Path::new("/proc").join(running.child.id().to_string());
+    let children = launcher.join(format!("task/{}/children", running.child.id()));
+    let until = Instant::now() + Duration::from_secs(30);
+    let counting = loop {
+        let all = fs::read_to_string(&children).unwrap();
+        let is_one =
+            |pid: &&str| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|n| n == "casemate-digest\n");
+        if let Some(pid) = all.split_whitespace().find(is_one) {
+            break pid.parse().unwrap();
+        }
+        assert!(Instant::now() < until, "nobody counts");
+    };
+    let held = fs::read_dir(format!("/proc/{counting}/fd")).map_or(0, Iterator::count);
+    let status = fs::read_to_string(format!("/proc/{counting}/status")).unwrap();
+    kill(Pid::from_raw(counting), Signal::SIGKILL).unwrap();
+    let line = |key: &str| status.lines().find_map(|line| line.strip_prefix(key)).map(str::trim);
+    assert_eq!((line("NoNewPrivs:"), line("Seccomp:")), (Some("1"), Some("2")), "{status}");
+    for set in ["CapInh:", "CapPrm:", "CapEff:"] {
+        assert_eq!(line(set), Some("0000000000000000"), "{status}");
+    }
+    // It is not dumpable: another user may not look.
+    if geteuid().is_root() {
+        assert_eq!(held, 2, "the copy, and whom it tells");
+    }
+    running.wait_for("kept: log kept-1 is unknown");
+    assert_eq!(said(&running, "event=model-digest-failed"), 1, "{}", running.seen.join("\n"));
+    // Nothing of it is left: the next one reads the file.
+    running.wait_for(&format!("kept: log kept-1 is {digest}"));
+    assert_eq!(said(&running, "event=model-copied"), 2);
+    running.stop();
 }

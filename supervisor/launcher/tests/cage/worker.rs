@@ -1,6 +1,7 @@
 //! The probing worker: does what its model's bytes say, and prints what it finds.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read;
 use std::path::Path;
 use std::sync::mpsc;
 use std::thread;
@@ -29,10 +30,17 @@ pub(crate) fn main() -> ! {
     Reader::open(born.take(fd::WORKER_REQUESTS), grant.requests).unwrap();
     Writer::open(born.take(fd::WORKER_RESPONSES), grant.responses).unwrap();
     let order = Frozen::map(born.take(fd::WORKER_MODEL)).unwrap();
+    let promised = File::from(born.take(fd::WORKER_DIGEST));
     let manifest = Frozen::map(born.take(fd::WORKER_MANIFEST)).unwrap();
     assert_eq!(manifest.bytes(), b"manifest");
-    match order.bytes() {
-        b"report" => report(&grant, &born.numbers, &channel),
+    // What is large is filled up with zeros.
+    match order.bytes().split(|byte| *byte == 0).next().unwrap_or_default() {
+        kept if kept.starts_with(b"kept") => println!("{} is {}", String::from_utf8_lossy(kept), digest(promised)),
+        b"report" => {
+            // As a worker does before its lock.
+            drop(promised);
+            report(&grant, &born.numbers, &channel);
+        }
         b"denied" => {
             cage(&grant, || {});
             refused();
@@ -49,6 +57,15 @@ pub(crate) fn main() -> ! {
         other => panic!("{other:?}"),
     }
     exit_now(0)
+}
+
+/// The SHA-256 of its model, as its launcher says it.
+fn digest(mut promised: File) -> String {
+    let mut sha256 = [0; 33];
+    match promised.read(&mut sha256).unwrap() {
+        0 => "unknown".to_owned(),
+        length => casemate_ipc::digest::write(sha256[..length].try_into().unwrap()),
+    }
 }
 
 /// What the jail looks like before the worker adds to it, then from outside under the whole cage.

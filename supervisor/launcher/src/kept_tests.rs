@@ -1,0 +1,84 @@
+//! All but the counting itself, which needs a program of one thread: see `tests/cage/tests.rs`.
+
+use std::fs;
+use std::io::Read;
+
+use super::*;
+use crate::models::tests::{Temp, id};
+use crate::origin::Images;
+
+fn kept(mark: Mark, bytes: &[u8], used: Instant) -> Kept {
+    let copy = seal::freeze("test", bytes, 1 << 20).unwrap();
+    Kept { mark, copy, bytes: bytes.len() as u64, number: 1, sha256: Some([7; 32]), used }
+}
+
+fn heard(given: Given) -> (Vec<u8>, Option<[u8; 32]>) {
+    let bytes = Frozen::map(&given.model).unwrap().bytes().to_vec();
+    assert!(seal::check_read_only(&given.model).is_ok());
+    let mut sha256 = [0; 32];
+    let read = fs::File::from(given.digest).read(&mut sha256).unwrap();
+    (bytes, (read == 32).then_some(sha256))
+}
+
+#[test]
+fn the_same_file_is_not_read_and_another_one_is() {
+    let temp = Temp::new();
+    let file = temp.model("a/1").join("model.pt");
+    let store = temp.open("").unwrap();
+    let mut tracer = Tracer::new(Images::default());
+    let mut keeper = Keeper::default();
+    let mut give = |keeper: &mut Keeper| {
+        let original = store.files(&id("a/1")).unwrap().model;
+        heard(keeper.give(&id("a/1"), original, &mut tracer).unwrap())
+    };
+    let counted = |bytes: &[u8]| Some(<[u8; 32]>::from(Sha256::digest(bytes)));
+    assert_eq!(give(&mut keeper), (b"weights".to_vec(), counted(b"weights")));
+    assert!(keeper.kept.is_empty(), "what is small is not kept");
+    // A copy that is told from the file, to see which of the two a worker is given.
+    let mark = store.files(&id("a/1")).unwrap().model.mark();
+    keeper.kept.insert(id("a/1"), kept(mark, b"kept", Instant::now()));
+    for _ in 0..3 {
+        assert_eq!(give(&mut keeper), (b"kept".to_vec(), Some([7; 32])));
+    }
+    std::thread::sleep(Duration::from_millis(50));
+    fs::write(&file, b"WEIGHTS").unwrap();
+    assert_eq!(give(&mut keeper), (b"WEIGHTS".to_vec(), counted(b"WEIGHTS")));
+    assert!(keeper.kept.is_empty(), "the copy of what is not there any more");
+}
+
+#[test]
+fn a_copy_goes_some_time_after_its_last_worker() {
+    let temp = Temp::new();
+    temp.model("a/1");
+    let mark = temp.open("").unwrap().files(&id("a/1")).unwrap().model.mark();
+    let begun = Instant::now();
+    let mut keeper = Keeper::default();
+    keeper.kept.insert(id("a/1"), kept(mark, b"a", begun));
+    let later = begun + 10 * LINGER;
+    keeper.sweep(later, |_| true);
+    assert_eq!((keeper.kept.len(), keeper.due(|_| true)), (1, None));
+    // Its last worker was seen just then.
+    assert_eq!(keeper.due(|_| false), Some(later + LINGER));
+    keeper.sweep(later + LINGER / 2, |_| false);
+    assert_eq!(keeper.kept.len(), 1);
+    keeper.sweep(later + LINGER, |_| false);
+    assert!(keeper.kept.is_empty());
+    assert_eq!(keeper.due(|_| false), None);
+}
+
+#[test]
+fn copies_without_workers_are_bounded_and_the_oldest_go() {
+    let temp = Temp::new();
+    temp.model("a/1");
+    let mark = temp.open("").unwrap().files(&id("a/1")).unwrap().model.mark();
+    let begun = Instant::now();
+    let mut keeper = Keeper::default();
+    for (at, name) in (0..).zip(["a/1", "b/1", "c/1", "d/1"]) {
+        // As long as nobody copies so much.
+        let large = Kept { bytes: IDLE_BYTES / 2, ..kept(mark, b"x", begun + Duration::from_secs(at)) };
+        keeper.kept.insert(id(name), large);
+    }
+    keeper.sweep(begun + Duration::from_secs(5), |model| *model == id("a/1"));
+    let left: Vec<String> = keeper.kept.keys().map(ToString::to_string).collect();
+    assert_eq!(left, ["a/1", "c/1", "d/1"], "what has a worker does not count, and stays");
+}
