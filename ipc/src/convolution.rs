@@ -91,9 +91,6 @@ pub enum ConvolutionError {
     /// A size.
     #[error("{0} is out of bounds")]
     Bounds(&'static str),
-    /// Memory.
-    #[error("one row takes {0} bytes with its weights and its output; {MAX_BATCH_BYTES} may be taken at once")]
-    Bytes(u64),
     /// What is wrong with the numbers in a line.
     #[error("line {0}, `{1}`: {2}")]
     At(usize, String, Box<Self>),
@@ -103,8 +100,11 @@ pub enum ConvolutionError {
 const MAX_NUMBER: u32 = 65_536;
 /// Largest tensor of one row, in bytes; and largest weight.
 const MAX_BYTES: u64 = 256 << 20;
-/// Most that one of them takes at once, for all its rows, in bytes: input, weights, bias and output.
+/// Most that one of them takes at once, for all its rows, in bytes: input, weights, bias and output. One that takes more for a
+/// single row already is left out of the plan, and the rest of its file is not.
 const MAX_BATCH_BYTES: u64 = 512 << 20;
+/// What oneDNN rounds channels up to where it lays them out in blocks, on CPUs with the widest registers.
+const BLOCK: u32 = 16;
 /// Most of them with their numbers of rows: oneDNN must keep the code of all, which is a few pieces for each.
 const MAX_PIECES: usize = 2048;
 /// Multiplications that the warm-up may take for one model: some seconds of one core.
@@ -146,10 +146,7 @@ impl Convolution {
         if sizes.into_iter().any(|bytes| bytes.is_none_or(|bytes| bytes > MAX_BYTES)) {
             return Err(ConvolutionError::Bounds("a tensor"));
         }
-        match self.bytes(1) {
-            bytes if bytes <= MAX_BATCH_BYTES => Ok(()),
-            bytes => Err(ConvolutionError::Bytes(bytes)),
-        }
+        Ok(())
     }
 
     /// Whether it is the same one, for another number of rows.
@@ -166,12 +163,22 @@ impl Convolution {
         points.fold((channels / groups.max(1)).saturating_mul(outputs), u64::saturating_mul)
     }
 
-    /// Bytes that a run of so many rows fills: all its tensors.
+    /// Bytes that a run of so many rows fills: all its tensors, as oneDNN may lay them out, with channels rounded up to whole
+    /// blocks; of weights those of each group, unless each group is one channel.
     fn bytes(&self, rows: u32) -> u64 {
-        let [input, output, weights] =
-            [self.input_bytes(), self.output_bytes(), self.weight_bytes()].map(|bytes| bytes.unwrap_or(u64::MAX));
+        let Self { channels, outputs, groups, .. } = self;
+        let blocks = |channels: u32| u64::from(channels.next_multiple_of(BLOCK));
+        let (inputs_each, outputs_each) = (channels / groups.max(&1), outputs / groups.max(&1));
+        let pairs = match (inputs_each, outputs_each) {
+            (1, 1) => blocks(*groups),
+            _ => u64::from(*groups).saturating_mul(blocks(inputs_each)).saturating_mul(blocks(outputs_each)),
+        };
+        let input = bytes(blocks(*channels), self.axes.iter().map(|axis| Some(axis.size)));
+        let output = bytes(blocks(*outputs), self.axes.iter().map(Axis::output));
+        let weights = bytes(pairs, self.axes.iter().map(|axis| Some(axis.kernel)));
+        let [input, output, weights] = [input, output, weights].map(|bytes| bytes.unwrap_or(u64::MAX));
         let each = input.saturating_add(output).saturating_mul(rows.into());
-        let bias = if self.bias { u64::from(self.outputs) * 4 } else { 0 };
+        let bias = if self.bias { blocks(*outputs) * 4 } else { 0 };
         each.saturating_add(weights).saturating_add(bias)
     }
 
@@ -394,9 +401,9 @@ mod tests {
     #[test]
     fn a_plan_fills_no_more_memory_than_it_may() {
         let wide = |size: u32| -> Convolution {
-            format!("conv 64 1 1 1 0 0 {size},1,{size},0,1 4096,1,4096,0,1").parse().unwrap()
+            format!("conv 64 16 16 1 0 0 {size},1,{size},0,1 4096,1,4096,0,1").parse().unwrap()
         };
-        let list: Vec<_> = (8000..8256).map(wide).collect();
+        let list: Vec<_> = (500..756).map(wide).collect();
         let plan = Convolutions { sha256: [0; 32], list }.plan();
         let filled: u64 = plan.pieces.iter().map(|piece| piece.bytes(piece.rows)).sum();
         let work: u64 = plan.pieces.iter().map(|piece| piece.work() * u64::from(piece.rows)).sum();
@@ -408,16 +415,36 @@ mod tests {
         assert!(said.contains(&first) && first.starts_with("conv "), "{said}");
     }
 
-    /// Each of its tensors is small enough, and all of them together are not.
+    /// Each of its tensors is small enough, and all of them together are not: it is left out, and said, and the others are not.
     #[test]
-    fn what_takes_too_much_at_once_is_refused_by_its_line() {
+    fn what_takes_too_much_at_once_is_left_out_alone() {
         let large = "conv 1 16 16 1 0 0 2048,1,1,0,1 2048,1,1,0,1";
-        let error = Convolutions::parse(format!("{}{large}\n", text()).as_bytes()).unwrap_err();
-        assert!(
-            matches!(&error, ConvolutionError::At(4, line, why) if line == large && **why == ConvolutionError::Bytes(536_871_936))
-        );
-        let smaller = large.replace("16 16", "8 16");
-        assert!(Convolutions::parse(format!("{}{smaller}\n", text()).as_bytes()).is_ok());
+        let planned = |line: &str| Convolutions::parse(format!("{}{line}\n", text()).as_bytes()).unwrap().plan();
+        let (with, without) = (planned(large), planned(""));
+        assert!(!without.pieces.is_empty() && with.pieces == without.pieces && without.shortfall().is_none());
+        assert_eq!(with.left_out, [large.parse().unwrap()]);
+        let said = with.shortfall().unwrap();
+        assert!(said.contains(large) && said.contains("536871936 bytes"), "{said}");
+        // The control: half as many fit.
+        let smaller = planned(&large.replace("2048,1,1,0,1 2048", "2048,1,1,0,1 1024"));
+        assert_eq!((smaller.left_out.len(), smaller.pieces.len()), (0, without.pieces.len() + 1));
+    }
+
+    /// One channel takes the place of sixteen.
+    #[test]
+    fn channels_count_in_whole_blocks() {
+        let bytes = |channels: &str, rows| -> u64 {
+            let one: Convolution = format!("conv 1 {channels} 0 0 10,1,1,0,1 10,1,1,0,1").parse().unwrap();
+            one.bytes(rows)
+        };
+        assert_eq!(bytes("1 1 1", 1), bytes("16 16 16", 1));
+        assert_eq!(bytes("16 16 1", 1), 2 * 16 * 100 * 4 + 16 * 16 * 4);
+        assert_eq!(bytes("3 17 1", 2), 2 * (16 + 32) * 100 * 4 + 16 * 32 * 4);
+        // Four groups of four channels and four outputs each.
+        assert_eq!(bytes("16 16 4", 1), 2 * 16 * 100 * 4 + 4 * 16 * 16 * 4);
+        let wide = "conv 1 1 1 1 0 0 2048,1,1,0,1 2048,1,1,0,1";
+        let plan = Convolutions { sha256: [0; 32], list: vec![wide.parse().unwrap()] }.plan();
+        assert_eq!((plan.pieces.len(), plan.left_out.len()), (0, 1), "it takes as much as one of sixteen channels");
     }
 
     #[test]

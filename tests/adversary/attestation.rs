@@ -18,7 +18,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use casemate_tests::casemate::{Casemate, Setup, is_root};
+use casemate_tests::inherited::Inherited;
 use casemate_tests::{models, process};
+use nix::sys::signal::Signal;
 
 #[test]
 fn as_root_the_kernel_shows_what_the_golden_file_says() {
@@ -47,6 +49,51 @@ fn as_an_ordinary_user_the_kernel_shows_what_the_golden_file_says() {
 fn as_an_ordinary_user_a_zygote_s_worker_is_shown_as_any_other() {
     let setup = Setup::new().as_user().simple("m", &models::double());
     check(&setup.sandbox("spawn = \"zygote\"").serve(), "user", true);
+}
+
+/// What a shell's background job, `nohup` or a supervisor did to signals, and some more.
+const HABITS: Inherited = Inherited {
+    ignored: &[Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGUSR1, Signal::SIGCHLD, Signal::SIGTSTP],
+    blocked: &[Signal::SIGUSR2, Signal::SIGALRM, Signal::SIGTERM, Signal::SIGSEGV],
+};
+
+/// Who starts a server decides nothing about its cages: started with signals ignored and blocked, all is as the same golden
+/// file says, also of a worker that comes after another one's end.
+#[test]
+fn a_server_started_by_nohup_is_shown_as_any_other() {
+    for (setup, who, born) in [
+        (Setup::new().as_user(), "user", false),
+        (Setup::new(), "root", false),
+        (Setup::new().sandbox("spawn = \"zygote\""), "root", true),
+    ] {
+        if who == "root" && !is_root() {
+            println!("SKIPPED in part: needs root");
+            continue;
+        }
+        let mut casemate = setup.simple("m", &models::double()).inheriting(HABITS).serve();
+        // The control: they are ignored and blocked indeed, in the one process that came before any of ours could act.
+        let launcher = process::status(casemate.launcher());
+        assert!(has(&launcher["SigIgn"], Signal::SIGUSR1), "{launcher:?}");
+        assert!(has(&launcher["SigBlk"], Signal::SIGUSR2), "{launcher:?}");
+        let first = casemate.worker("m");
+        casemate_tests::casemate::kill(first, Signal::SIGKILL);
+        casemate.wait_until("the next worker", Duration::from_secs(60), || {
+            casemate.status("m")["worker"]["pid"].as_u64().is_some_and(|pid| pid != u64::from(first))
+                && casemate.row("m", [1.0; 4]).status == 200
+        });
+        check(&casemate, who, born);
+        // Ignored, it stays so, as `nohup` wants it; what ends it is what nobody may ignore.
+        casemate.signal(Signal::SIGHUP);
+        casemate.signal(Signal::SIGINT);
+        std::thread::sleep(Duration::from_millis(300));
+        assert_eq!(casemate.row("m", [1.0; 4]).status, 200);
+        assert_eq!(casemate.stop(), Some(0), "{}", casemate.log());
+    }
+}
+
+/// Whether a mask has it.
+fn has(mask: &str, signal: Signal) -> bool {
+    u64::from_str_radix(mask, 16).unwrap() & 1 << (signal as u32 - 1) != 0
 }
 
 /// Of a zygote's worker nothing may differ but how many filters it has: its zygote's two stay under its own.
@@ -160,9 +207,9 @@ impl Subject {
         }
         if self.strict {
             lines.push(format!("Threads: {}", status["Threads"]));
-            lines.extend(["SigIgn", "SigCgt", "SigBlk"].map(|field| format!("{field}: {}", signals(&status[field]))));
         }
         if self.pid != self.launcher {
+            lines.extend(["SigIgn", "SigCgt", "SigBlk"].map(|field| format!("{field}: {}", signals(&status[field]))));
             // What a launcher has is what its user has, and what a container leaves of it.
             for field in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
                 let none = status[field].bytes().all(|digit| digit == b'0');
@@ -329,7 +376,7 @@ impl Subject {
     }
 }
 
-/// A set of signals, but for the two that libc keeps for itself: whoever starts a process by `posix_spawn` ignores them.
+/// A set of signals, but for the two that libc keeps for itself, and may handle or not.
 fn signals(mask: &str) -> String {
     const LIBC: u64 = 0b11 << 31;
     match u64::from_str_radix(mask, 16).map(|mask| mask & !LIBC) {

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::client::{self, Answer};
+use crate::inherited::Inherited;
 use crate::lack::Lack;
 use crate::stage;
 use crate::witness::Witness;
@@ -28,6 +29,7 @@ pub struct Setup {
     user: Option<u32>,
     waived: Vec<&'static str>,
     lacks: Vec<Lack>,
+    inherited: Option<Inherited>,
     witness: Option<Witness>,
     programs: Option<PathBuf>,
 }
@@ -76,7 +78,8 @@ impl Setup {
         fs::create_dir(folder.path().join("store")).expect("mkdir");
         let waived = if is_root() { vec![] } else { ORDINARY_WAIVERS.to_vec() };
         let (config, limits, sandbox) = (String::new(), String::new(), String::new());
-        Self { folder, config, limits, sandbox, user: None, waived, lacks: Vec::new(), witness: None, programs: None }
+        let (inherited, witness, programs) = (None, None, None);
+        Self { folder, config, limits, sandbox, user: None, waived, lacks: Vec::new(), inherited, witness, programs }
     }
 
     /// Runs as an ordinary user, with the waivers that this takes.
@@ -97,6 +100,12 @@ impl Setup {
     /// Runs it on a host that lacks something; may be said more than once.
     pub fn lacking(mut self, lack: Lack) -> Self {
         self.lacks.push(lack);
+        self
+    }
+
+    /// Runs it by somebody who ignores and blocks these signals.
+    pub fn inheriting(mut self, inherited: Inherited) -> Self {
+        self.inherited = Some(inherited);
         self
     }
 
@@ -222,6 +231,9 @@ impl Setup {
         command.arg("--config").arg(config).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         if let Some(user) = self.user {
             command.uid(user).gid(user);
+        }
+        if let Some(inherited) = self.inherited {
+            inherited.around(&mut command);
         }
         for lack in &self.lacks {
             lack.around(&mut command);

@@ -134,6 +134,41 @@ fn sizes_that_a_zygotes_worker_does_without_are_said() {
     }
 }
 
+/// A zygote that answers nothing is waited for beside everything else: of other tenants, and of its own by another way, workers
+/// end and start meanwhile. What is counted is what came before it was given up, so that a slow machine changes nothing.
+#[test]
+fn a_zygote_that_never_answers_holds_up_nobody_else() {
+    let casemate = two_tenants().serve();
+    let useless = || events(&casemate, "zygote-useless").len();
+    let all = zygotes(&casemate);
+    let stuck = all.iter().find(|(tenant, _)| tenant == "t").map(|(_, pid)| *pid).unwrap();
+    kill(stuck, Signal::SIGSTOP);
+    let before = events(&casemate, "worker-gone").len();
+    let old = casemate.worker("a");
+    kill(old, Signal::SIGKILL);
+    casemate.wait_until("its worker's end", PATIENCE, || events(&casemate, "worker-gone").len() > before);
+    // The front has asked for its next one by the time that it has asked for these.
+    std::thread::sleep(Duration::from_millis(500));
+    for model in ["c", "d"] {
+        replace(&casemate, model);
+        assert!(answers(&casemate, model));
+    }
+    assert!(answers(&casemate, "b"));
+    let told = casemate.log();
+    assert_eq!(useless(), 0, "they came after it was given up\n{told}");
+    // The control: it was asked for a worker and had not answered; it does as soon as it can.
+    assert_ne!(casemate.status("a")["state"], "ready", "{told}");
+    kill(stuck, Signal::SIGCONT);
+    casemate.wait_until("the worker that it bears", PATIENCE, || answers(&casemate, "a"));
+    assert_eq!((useless(), casemate.worker("a") == old), (0, false));
+    // One that stays like this is given up, and another one does better.
+    kill(stuck, Signal::SIGSTOP);
+    kill(casemate.worker("a"), Signal::SIGKILL);
+    casemate.wait_until("it is given up", PATIENCE, || useless() == 1);
+    casemate.wait_until("the next zygote's", PATIENCE, || casemate.status("a")["state"] == "ready");
+    assert!(!is_alive(stuck) && answers(&casemate, "a"));
+}
+
 #[test]
 fn a_zygote_is_caged_itself() {
     let casemate = two_tenants().serve();

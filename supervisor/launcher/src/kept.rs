@@ -25,7 +25,7 @@ use nix::sched::CloneFlags;
 use nix::sys::prctl::{set_dumpable, set_name, set_no_new_privs, set_pdeathsig};
 use nix::sys::signal::Signal;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, send, socketpair};
-use nix::unistd::{Pid, write};
+use nix::unistd::{Pid, setsid, write};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
@@ -233,6 +233,8 @@ fn count(frozen: &OwnedFd) -> io::Result<(Pid, OwnedFd, UnixStream)> {
 
 /// Runs in the child, with two descriptors and nothing that it could do with a privilege.
 fn count_here(frozen: &OwnedFd, speaks: &UnixStream) -> Result<(), Box<dyn std::error::Error>> {
+    // A session of its own, as every worker has: where the kernel shares CPUs out by sessions, the launcher's is not to pay.
+    setsid()?;
     jail::place(&[frozen.as_fd(), speaks.as_fd()])?;
     process::close_from(2)?;
     set_dumpable(false)?;

@@ -66,8 +66,16 @@ impl Monitor {
     pub fn new(config: Config, spawner: Spawner, plan: FrontPlan, as_root: bool) -> Result<Self, MonitorError> {
         let fault = |step| move |errno| MonitorError::Call { step, errno };
         let mut heard = SigSet::empty();
-        for signal in [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+        for signal in [Signal::SIGCHLD, Signal::SIGTERM] {
             heard.add(signal);
+        }
+        // A blocked signal is heard even where it was ignored, and who starts a program by `nohup` wants it to outlive the
+        // terminal.
+        let ignored = ignored();
+        for signal in [Signal::SIGINT, Signal::SIGHUP] {
+            if ignored & 1 << (signal as i32 - 1) == 0 {
+                heard.add(signal);
+            }
         }
         heard.thread_block().map_err(fault("blocking signals"))?;
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
@@ -391,3 +399,10 @@ impl Monitor {
 
 /// For the log of a front's end, which nobody asks for.
 const ALONE: Circumstances = Circumstances { asked: false, out_of_memory: false };
+
+/// The signals that whoever started this process had it ignore, one bit for each; none where the kernel does not say.
+fn ignored() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
+}

@@ -1,9 +1,9 @@
 //! The zygotes that run, one for each tenant that has asked for one: started, heard, renewed, seen off.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::io::ErrorKind;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 use casemate_config::Config;
@@ -17,7 +17,7 @@ use crate::jail::identity::{Identity, Pool, uids_of_processes};
 use crate::log;
 use crate::spawn::{SpawnError, Spawner};
 use crate::trace::{Tracer, name_of};
-use crate::zygote::{Zygote, numbered};
+use crate::zygote::{BearError, Zygote, numbered};
 
 /// All of them, by tenant; never one for two.
 #[derive(Debug, Default)]
@@ -34,9 +34,22 @@ pub struct Nursery {
 const WARMTH: Duration = Duration::from_secs(60);
 
 impl Nursery {
-    /// A tenant's zygote, if it can bear now.
-    pub fn ready(&mut self, tenant: &Tenant) -> Option<&mut Zygote> {
-        self.zygotes.get_mut(tenant).filter(|zygote| zygote.warm && zygote.births > 0)
+    /// A tenant's zygote, if a newborn of it waits for what belongs to it.
+    pub fn ripe(&mut self, tenant: &Tenant) -> Option<&mut Zygote> {
+        self.zygotes.get_mut(tenant).filter(|zygote| zygote.is_ripe())
+    }
+
+    /// Tells the zygotes of these tenants to bear, and has those that were told forget about it whose tenants want none now.
+    pub fn expect(&mut self, wanted: &BTreeSet<Tenant>) {
+        let mut useless = Vec::new();
+        for (tenant, zygote) in &mut self.zygotes {
+            if !wanted.contains(tenant) {
+                zygote.let_go();
+            } else if let Err(error) = zygote.expect() {
+                useless.push((tenant.clone(), error.to_string()));
+            }
+        }
+        useless.into_iter().for_each(|(tenant, why)| self.dismiss(&tenant, Some(why)));
     }
 
     /// Whether there is one that is, or will be, of use.
@@ -96,13 +109,16 @@ impl Nursery {
         }
     }
 
-    /// Hears what they have to say: that they are warm, or that they are gone.
-    pub fn hear(&mut self) {
+    /// Hears what they have to say: that they are warm, that they bore somebody, or that they are gone. Births that came to
+    /// nothing are given back.
+    pub fn hear(&mut self, tracer: &mut Tracer) -> Vec<(Tenant, BearError)> {
+        let mut failed = Vec::new();
         let mut buffer = PacketBuffer::default();
         let tenants: Vec<Tenant> = self.zygotes.keys().cloned().collect();
         for tenant in tenants {
             let Some(zygote) = self.zygotes.get_mut(&tenant) else { continue };
-            let gone = match zygote.channel.receive(&mut buffer) {
+            let said = zygote.channel.receive(&mut buffer);
+            let gone = match said {
                 Ok(Some(FromZygote::Warm)) if !zygote.warm => {
                     zygote.warm = true;
                     let ms = zygote.since.elapsed().as_millis();
@@ -111,23 +127,45 @@ impl Nursery {
                     continue;
                 }
                 Err(ChannelError::Socket(error)) if error.kind() == ErrorKind::WouldBlock => {
-                    if zygote.warm || zygote.since.elapsed() < WARMTH {
-                        continue;
+                    let cold = !zygote.warm && zygote.since.elapsed() >= WARMTH;
+                    match zygote.hear(None, tracer) {
+                        Err(error) => self.miscarried(&tenant, error, &mut failed),
+                        Ok(()) if cold => {
+                            let why = format!("its tenant's zygote was not warm within {} s", WARMTH.as_secs());
+                            self.dismiss(&tenant, Some(why));
+                        }
+                        Ok(()) => {}
                     }
-                    format!("its tenant's zygote was not warm within {} s", WARMTH.as_secs())
+                    continue;
                 }
                 Ok(Some(FromZygote::Unfit { why })) => format!("its tenant's zygote cannot be one: {why}"),
+                Ok(Some(said)) if zygote.expected.is_some() => {
+                    if let Err(error) = zygote.hear(Some(said), tracer) {
+                        self.miscarried(&tenant, error, &mut failed);
+                    }
+                    continue;
+                }
                 Ok(Some(_)) => "its tenant's zygote spoke out of turn".to_owned(),
                 Ok(None) => self.complaint(&tenant),
                 Err(error) => format!("its tenant's zygote: {error}"),
             };
             self.dismiss(&tenant, Some(gone));
         }
+        failed
+    }
+
+    /// A birth came to nothing; its zygote goes, if another may do better.
+    fn miscarried(&mut self, tenant: &Tenant, error: BearError, failed: &mut Vec<(Tenant, BearError)>) {
+        if error.is_of_zygote() {
+            self.dismiss(tenant, Some(error.to_string()));
+        }
+        failed.push((tenant.clone(), error));
     }
 
     /// Ends one; its workers live on.
     pub fn dismiss(&mut self, tenant: &Tenant, complaint: Option<String>) {
-        let Some(zygote) = self.zygotes.remove(tenant) else { return };
+        let Some(mut zygote) = self.zygotes.remove(tenant) else { return };
+        zygote.forget();
         zygote.end();
         if let Some(why) = complaint {
             log::error("zygote-useless", &[("tenant", tenant), ("pid", &zygote.pid), ("why", &why)]);
@@ -138,7 +176,9 @@ impl Nursery {
 
     /// Ends those that are old, or have borne as many as they may, and says whose they were.
     pub fn retire(&mut self, renewal: Renewal, now: Instant) -> Vec<Tenant> {
-        let worn = |zygote: &Zygote| zygote.warm && (zygote.births == 0 || now >= zygote.since + renewal.age);
+        let worn = |zygote: &Zygote| {
+            zygote.warm && zygote.expected.is_none() && (zygote.births == 0 || now >= zygote.since + renewal.age)
+        };
         let worn: Vec<Tenant> =
             self.zygotes.iter().filter(|(_, zygote)| worn(zygote)).map(|(tenant, _)| tenant.clone()).collect();
         for tenant in &worn {
@@ -173,12 +213,16 @@ impl Nursery {
 
     /// What is worth waiting for.
     pub fn sources(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.zygotes.values().map(|zygote| zygote.channel.as_fd())
+        self.zygotes.values().flat_map(Zygote::sources)
     }
 
     /// When something must have happened.
     pub fn due(&self, renewal: Renewal) -> Option<Instant> {
-        self.zygotes.values().map(|zygote| zygote.since + if zygote.warm { renewal.age } else { WARMTH }).min()
+        let due = |zygote: &Zygote| {
+            // One that has somebody on the way is not renewed before.
+            zygote.due().unwrap_or(zygote.since + if zygote.warm { renewal.age } else { WARMTH })
+        };
+        self.zygotes.values().map(due).min()
     }
 
     /// Ends all.

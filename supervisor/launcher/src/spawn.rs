@@ -292,7 +292,7 @@ impl Spawner {
         let since = Instant::now();
         let (pid, pidfd) = self.birth(&jail, &uids, tracer)?;
         let births = if identity == Identity::Shared { config.renewal.births } else { length(&unborn) };
-        Ok(Zygote { pid, pidfd, channel: ours, leaf, identity, unborn, births, since, warm: false })
+        Ok(Zygote { pid, pidfd, channel: ours, leaf, identity, unborn, births, since, warm: false, expected: None })
     }
 
     /// What a worker of this model may use.

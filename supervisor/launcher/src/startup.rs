@@ -30,7 +30,7 @@ use crate::monitor::{Monitor, MonitorError};
 use crate::owner::{Owner, OwnerError};
 use crate::program::{Program, ProgramError};
 use crate::spawn::Spawner;
-use crate::sys::process::{clear_environment, close_from};
+use crate::sys::process::{clear_environment, close_from, default_signal};
 use crate::trial::try_birth;
 
 /// What the command line asks for.
@@ -171,6 +171,8 @@ pub fn harden() -> Result<(), StartError> {
     chdir("/").map_err(own("chdir"))?;
     set_dumpable(false).map_err(own("non-dumpable"))?;
     setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(own("core limit"))?;
+    // Ignored by whoever started it, it would let the kernel forget every child's end.
+    default_signal(libc::SIGCHLD).map_err(own("children's ends"))?;
     // It changes users by capabilities that it has, and starts no program that is to have more. All children inherit it.
     set_no_new_privs().map_err(own("no_new_privs"))?;
     if Owner::current().is_root() {

@@ -34,7 +34,7 @@ pub struct Workers {
     nursery: Nursery,
     /// Their models' bytes.
     keeper: Keeper,
-    /// Asked for, and not born yet: their tenants' zygotes are warming up.
+    /// Asked for, and not born yet: their tenants' zygotes are warming up, or bearing.
     waiting: Vec<Waiting>,
 }
 
@@ -93,7 +93,7 @@ impl Workers {
         self.running.values().filter(|worker| worker.model == *model).count() + waiting
     }
 
-    /// Starts one. No answer yet means that its tenant's zygote is not warm; it comes from [`Self::tend`].
+    /// Starts one. No answer yet means that its tenant's zygote is to bear it; the answer comes from [`Self::tend`].
     pub fn start(
         &mut self,
         (spawner, config): (&Spawner, &Config),
@@ -106,15 +106,13 @@ impl Workers {
             return Some(self.exec((spawner, config), (model, &arenas), asked, tracer));
         }
         let tenant = config.tenant(&model.name);
-        if self.nursery.ready(&tenant).is_some() {
-            return Some(self.bear((spawner, config), (model, &tenant), &arenas, asked, tracer));
-        }
         if !self.nursery.has(&tenant)
             && let Err(error) = self.nursery.raise(&tenant, (spawner, config), &mut self.pool, tracer)
         {
             return Some(refuse(model, &error, error.passes()));
         }
         self.waiting.push(Waiting { model: model.clone(), tenant, arenas, asked });
+        self.expect();
         None
     }
 
@@ -141,12 +139,15 @@ impl Workers {
 
     /// Hears the zygotes, renews those that are due, and starts what has waited for one.
     pub fn tend(&mut self, (spawner, config): (&Spawner, &Config), tracer: &mut Tracer) -> Vec<Answer> {
-        self.nursery.hear();
+        let mut failed = self.nursery.hear(tracer);
         self.renew((spawner, config), tracer);
         self.keeper.sweep(Instant::now(), lives(&self.running, &self.waiting));
         let mut answers = Vec::new();
         for Waiting { model, tenant, arenas, asked } in std::mem::take(&mut self.waiting) {
-            if self.nursery.ready(&tenant).is_some() {
+            if let Some(at) = failed.iter().position(|(whose, _)| *whose == tenant) {
+                let (_, error) = failed.swap_remove(at);
+                answers.push(refuse(&model, &error, error.passes()));
+            } else if self.nursery.ripe(&tenant).is_some() {
                 answers.push(self.bear((spawner, config), (&model, &tenant), &arenas, asked, tracer));
             } else if self.nursery.has(&tenant) {
                 self.waiting.push(Waiting { model, tenant, arenas, asked });
@@ -156,7 +157,13 @@ impl Workers {
             // The last birth may just have been: who waits behind it waits for the next zygote.
             self.renew((spawner, config), tracer);
         }
+        self.expect();
         answers
+    }
+
+    /// Has zygotes bear for those that wait, one at a time for each tenant; and nobody else.
+    fn expect(&mut self) {
+        self.nursery.expect(&self.waiting.iter().map(|waiting| waiting.tenant.clone()).collect());
     }
 
     /// Answers what waits for a zygote, which will not come any more.
@@ -225,7 +232,7 @@ impl Workers {
         let gone = || refuse(model, &"its tenant's zygote has no uid left that nobody else has", true);
         let (worker, strangers, berth) = (WorkerId(self.next), uids_of_processes(), self.berth(model));
         self.memory.moved();
-        let Some(zygote) = self.nursery.ready(tenant) else { return gone() };
+        let Some(zygote) = self.nursery.ripe(tenant) else { return gone() };
         // Reserved when the zygote began; somebody may have one of them by now.
         while let Some((_, identity)) =
             zygote.unborn.pop_front_if(|(_, who)| who.own().is_some_and(|uid| strangers.contains(&uid)))
@@ -234,6 +241,7 @@ impl Workers {
             self.pool.release(identity);
         }
         if zygote.births == 0 {
+            zygote.forget();
             return gone();
         }
         let identity = zygote.unborn.front().map(|(_, identity)| *identity);

@@ -48,6 +48,21 @@ pub struct Zygote {
     pub since: Instant,
     /// Whether it has said that it is warm.
     pub warm: bool,
+    /// Whom it was told to bear, until that one gets what belongs to it.
+    pub expected: Option<Expected>,
+}
+
+/// A worker on its way: nobody stands and waits for it.
+#[derive(Debug)]
+pub struct Expected {
+    /// The launcher's end of the newborn's wire.
+    wire: Channel<Cradle, FromNewborn>,
+    /// The newborn, once its zygote has spoken of it.
+    child: Option<(Pid, OwnedFd)>,
+    /// Whether it has said that it waits for its cradle.
+    waits: bool,
+    /// When it must have said so.
+    until: Instant,
 }
 
 /// What a worker gets from its launcher.
@@ -73,8 +88,8 @@ pub enum BearError {
     #[error("the zygote is gone")]
     Gone,
     /// Nothing was heard in time.
-    #[error("nothing was heard of {0} within {seconds} s", seconds = PATIENCE.as_secs())]
-    Slow(&'static str),
+    #[error("nothing was heard of {0} within {seconds} s", seconds = .1.as_secs())]
+    Slow(&'static str, Duration),
     /// It could not make a process.
     #[error("the zygote could not bear: {0}")]
     Barren(Errno),
@@ -114,25 +129,70 @@ pub enum BearError {
     },
 }
 
-/// What a birth may take; it takes milliseconds.
+/// What a birth may take; it takes milliseconds. The launcher's loop goes on meanwhile.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// What a newborn may take for its own steps, once it has its cradle. They take milliseconds too, and the loop stands still
+/// for them; nothing of a zygote, or of a model, has a part in them.
+const STEPS: Duration = Duration::from_secs(5);
 /// Tells a handle of a traced process that signals wait for its tracer.
 const BREATH: u8 = 20;
 
 impl Zygote {
-    /// Has it bear a worker. The next of its unborn identities is used up, whatever comes of it.
-    pub fn bear(&mut self, dowry: &Dowry<'_>, tracer: &mut Tracer) -> Result<(Pid, OwnedFd), BearError> {
-        let own = |what| move |source| BearError::Own { what, source };
-        let unborn = self.unborn.pop_front();
-        self.births = self.births.saturating_sub(1);
-        let (ours, theirs) = seqpacket::pair::<Cradle, FromNewborn>().map_err(own("a wire"))?;
+    /// Tells it to bear a worker, if it can and nobody is expected already. What comes of it is heard by [`Self::hear`].
+    pub fn expect(&mut self) -> Result<(), BearError> {
+        if !self.warm || self.births == 0 || self.expected.is_some() {
+            return Ok(());
+        }
+        let own = |source| BearError::Own { what: "a wire", source };
+        let (wire, theirs) = seqpacket::pair::<Cradle, FromNewborn>().map_err(own)?;
+        wire.set_nonblocking().map_err(own)?;
         let word = ToZygote::Bear { clock: namespaces::has_time() };
         self.channel.send_with(&word, &[theirs.as_fd()]).map_err(BearError::Zygote)?;
-        drop(theirs);
-        let pid = self.hear(tracer)?;
-        let pidfd = handle_of(pid).map_err(|errno| own("a handle")(errno.into()))?;
-        tracer.watch(pid);
-        let settled = self.settle((pid, &pidfd), unborn.map(|(inner, _)| inner), &ours, dowry, tracer);
+        self.expected = Some(Expected { wire, child: None, waits: false, until: Instant::now() + PATIENCE });
+        Ok(())
+    }
+
+    /// Whether a newborn waits for what belongs to it.
+    pub fn is_ripe(&self) -> bool {
+        self.expected.as_ref().is_some_and(|expected| expected.waits)
+    }
+
+    /// Hears of the one that is expected: what its zygote said, if it said something, and what the newborn says. An error ends
+    /// the expectation, and the newborn, if there is one.
+    pub fn hear(&mut self, said: Option<FromZygote>, tracer: &mut Tracer) -> Result<(), BearError> {
+        let Some(expected) = &mut self.expected else {
+            return said.map_or(Ok(()), |said| Err(BearError::Answer(format!("{said:?}"))));
+        };
+        let heard = expected.hear(said, tracer);
+        if heard.is_err() {
+            self.forget();
+        }
+        heard
+    }
+
+    /// Expects nobody any more. A newborn that is there ends.
+    pub fn forget(&mut self) {
+        // One that nothing was heard of ends with its wire. Whoever waits for processes sees the end of either.
+        if let Some((_, pidfd)) = self.expected.take().and_then(|expected| expected.child) {
+            let _ = send_signal(&pidfd, Signal::SIGKILL);
+        }
+    }
+
+    /// The same where nobody wants it any more. Not before its zygote has answered, or the answer would be one to nothing.
+    pub fn let_go(&mut self) {
+        if self.expected.as_ref().is_some_and(|expected| expected.child.is_some()) {
+            self.forget();
+        }
+    }
+
+    /// Makes a worker of the newborn that waits. The next of its unborn identities is used up, whatever comes of it.
+    pub fn bear(&mut self, dowry: &Dowry<'_>, tracer: &mut Tracer) -> Result<(Pid, OwnedFd), BearError> {
+        let Some(Expected { wire, child: Some((pid, pidfd)), waits: true, .. }) = self.expected.take() else {
+            return Err(BearError::Stillborn);
+        };
+        let unborn = self.unborn.pop_front();
+        self.births = self.births.saturating_sub(1);
+        let settled = self.settle((pid, &pidfd), unborn.map(|(inner, _)| inner), &wire, dowry, tracer);
         if settled.is_err() {
             // Whoever waits for processes sees its end.
             let _ = send_signal(&pidfd, Signal::SIGKILL);
@@ -140,20 +200,21 @@ impl Zygote {
         settled.map(|()| (pid, pidfd))
     }
 
+    /// What is worth waiting for.
+    pub fn sources(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        // A newborn may speak before its zygote does; until then there is nothing to be done about it.
+        let newborn = self.expected.as_ref().filter(|expected| expected.child.is_some() && !expected.waits);
+        [self.channel.as_fd()].into_iter().chain(newborn.map(|expected| expected.wire.as_fd()))
+    }
+
+    /// When the one that is expected must have come.
+    pub fn due(&self) -> Option<Instant> {
+        self.expected.as_ref().filter(|expected| !expected.waits).map(|expected| expected.until)
+    }
+
     /// Ends it. What it bore lives on.
     pub fn end(&self) {
         let _ = send_signal(&self.pidfd, Signal::SIGKILL);
-    }
-
-    fn hear(&self, tracer: &mut Tracer) -> Result<Pid, BearError> {
-        await_words(&self.channel, tracer, "the zygote")?;
-        match self.channel.receive(&mut PacketBuffer::default()).map_err(BearError::Zygote)? {
-            Some(FromZygote::Born { pid }) => is_new_child(pid, tracer).ok_or(BearError::Stranger(pid)),
-            Some(FromZygote::Barren { errno }) => Err(BearError::Barren(Errno::from_raw(errno))),
-            Some(FromZygote::Unfit { why }) => Err(BearError::Answer(why)),
-            Some(FromZygote::Warm) => Err(BearError::Answer("warm".to_owned())),
-            None => Err(BearError::Gone),
-        }
     }
 
     /// Everything between a birth and a worker.
@@ -165,13 +226,6 @@ impl Zygote {
         dowry: &Dowry<'_>,
         tracer: &mut Tracer,
     ) -> Result<(), BearError> {
-        let mut buffer = PacketBuffer::default();
-        await_words(wire, tracer, "the newborn")?;
-        match wire.receive(&mut buffer).map_err(BearError::Newborn)? {
-            Some(FromNewborn::Waits) => {}
-            Some(FromNewborn::Failed { step, errno }) => return Err(failed(step, errno)),
-            None => return Err(BearError::Stillborn),
-        }
         fetter((&self.pidfd, pid, pidfd), unborn, dowry.alone).map_err(BearError::Fetters)?;
         // As for a worker that was exec'd.
         let _ = fs::write(format!("/proc/{pid}/oom_score_adj"), crate::spawn::SACRIFICE);
@@ -186,10 +240,42 @@ impl Zygote {
             dowry.descriptors.iter().copied().chain(doors.iter().map(AsFd::as_fd)).collect();
         wire.send_with(&cradle, &descriptors).map_err(BearError::Newborn)?;
         await_words(wire, tracer, "the newborn")?;
-        match wire.receive(&mut buffer).map_err(BearError::Newborn)? {
+        match wire.receive(&mut PacketBuffer::default()).map_err(BearError::Newborn)? {
             None => Ok(()),
             Some(FromNewborn::Failed { step, errno }) => Err(failed(step, errno)),
             Some(FromNewborn::Waits) => Err(BearError::Stillborn),
+        }
+    }
+}
+
+impl Expected {
+    fn hear(&mut self, said: Option<FromZygote>, tracer: &mut Tracer) -> Result<(), BearError> {
+        match said {
+            Some(FromZygote::Born { pid }) if self.child.is_none() => {
+                let pid = is_new_child(pid, tracer).ok_or(BearError::Stranger(pid))?;
+                let handle =
+                    handle_of(pid).map_err(|errno| BearError::Own { what: "a handle", source: errno.into() })?;
+                tracer.watch(pid);
+                self.child = Some((pid, handle));
+            }
+            Some(FromZygote::Barren { errno }) => return Err(BearError::Barren(Errno::from_raw(errno))),
+            Some(FromZygote::Unfit { why }) => return Err(BearError::Answer(why)),
+            Some(other) => return Err(BearError::Answer(format!("{other:?}"))),
+            None => {}
+        }
+        if self.child.is_some() && !self.waits {
+            match self.wire.receive(&mut PacketBuffer::default()) {
+                Ok(Some(FromNewborn::Waits)) => self.waits = true,
+                Ok(Some(FromNewborn::Failed { step, errno })) => return Err(failed(step, errno)),
+                Ok(None) => return Err(BearError::Stillborn),
+                Err(ChannelError::Socket(error)) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(BearError::Newborn(error)),
+            }
+        }
+        match (self.waits || Instant::now() < self.until, &self.child) {
+            (true, _) => Ok(()),
+            (false, None) => Err(BearError::Slow("the zygote", PATIENCE)),
+            (false, Some(_)) => Err(BearError::Slow("the newborn", PATIENCE)),
         }
     }
 }
@@ -203,7 +289,7 @@ impl BearError {
             Self::Fetters(error) => {
                 error.raw_os_error().is_none_or(|errno| !fork::is_forbidden(Errno::from_raw(errno)))
             }
-            Self::Zygote(_) | Self::Gone | Self::Slow(_) | Self::Answer(_) | Self::Stranger(_) => true,
+            Self::Zygote(_) | Self::Gone | Self::Slow(..) | Self::Answer(_) | Self::Stranger(_) => true,
             Self::Own { .. } | Self::Cgroup(_) | Self::Newborn(_) | Self::Stillborn => true,
         }
     }
@@ -212,7 +298,7 @@ impl BearError {
     pub const fn is_of_zygote(&self) -> bool {
         matches!(
             self,
-            Self::Zygote(_) | Self::Gone | Self::Slow(_) | Self::Barren(_) | Self::Answer(_) | Self::Stranger(_)
+            Self::Zygote(_) | Self::Gone | Self::Slow(..) | Self::Barren(_) | Self::Answer(_) | Self::Stranger(_)
         )
     }
 }
@@ -224,7 +310,7 @@ fn failed(step: String, errno: i32) -> BearError {
 /// Waits until there is something to be heard. A traced process can be stopped by any signal meanwhile, and only its tracer
 /// lets it go on.
 fn await_words(fd: impl AsFd, tracer: &mut Tracer, whom: &'static str) -> Result<(), BearError> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + STEPS;
     loop {
         let mut watched = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
         match poll(&mut watched, BREATH) {
@@ -233,7 +319,7 @@ fn await_words(fd: impl AsFd, tracer: &mut Tracer, whom: &'static str) -> Result
             Err(errno) => return Err(BearError::Own { what: "poll", source: errno.into() }),
         }
         if Instant::now() > deadline {
-            return Err(BearError::Slow(whom));
+            return Err(BearError::Slow(whom, STEPS));
         }
     }
 }

@@ -149,8 +149,9 @@ pub(crate) fn place(descriptors: &[BorrowedFd<'_>]) -> Result<(), Errno> {
     process::close_from_on_exec(count.cast_unsigned())
 }
 
-/// The launcher blocks what it reads from a descriptor, and Rust's start ignores SIGPIPE; a new program inherits both.
+/// The launcher blocks what it reads from a descriptor, Rust's start ignores SIGPIPE, and who started the launcher may have
+/// ignored or blocked any other; a new program inherits all of it, and what it is must not depend on how the launcher was started.
 pub(crate) fn default_signals() -> Result<(), Errno> {
-    process::default_sigpipe()?;
+    process::default_signals()?;
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
 }

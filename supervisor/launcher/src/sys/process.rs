@@ -157,14 +157,26 @@ pub fn clear_environment() -> nix::Result<()> {
     Errno::result(unsafe { libc::clearenv() }).map(drop)
 }
 
-/// Gives SIGPIPE its default meaning back: Rust's start ignores it, and an ignored signal stays so over an exec.
-pub fn default_sigpipe() -> nix::Result<()> {
-    // SAFETY: the default action runs no code of ours.
-    match unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) } {
-        libc::SIG_ERR => Err(Errno::last()),
-        _ => Ok(()),
-    }
+/// Gives every signal its default meaning back: what is ignored stays so over an exec. That is SIGPIPE by Rust's start, and
+/// whatever `nohup`, a shell or a supervisor had ignored when it started the launcher.
+pub fn default_signals() -> nix::Result<()> {
+    (1..=LAST_SIGNAL).filter(|number| ![libc::SIGKILL, libc::SIGSTOP].contains(number)).try_for_each(default_signal)
 }
+
+/// The same for one. Not by libc, which keeps two of the real-time signals to itself and lets nobody set them.
+pub fn default_signal(number: c_int) -> nix::Result<()> {
+    const SET_BYTES: usize = 8;
+    // The kernel's own layout: the action, flags, on some CPUs a way back, the mask. All of it nothing is `SIG_DFL`.
+    let default = [0_u64; 4];
+    let none = std::ptr::null::<libc::c_void>();
+    // SAFETY: the kernel reads no more than the four words of `default`, on any CPU that the house is built for, and writes
+    // nothing. The default action runs no code of ours.
+    let answer = unsafe { libc::syscall(libc::SYS_rt_sigaction, number, default.as_ptr(), none, SET_BYTES) };
+    Errno::result(answer).map(drop)
+}
+
+/// The kernel's `_NSIG`.
+const LAST_SIGNAL: c_int = 64;
 
 /// Hides the host's NIS domain name; the kernel shows it to anybody who asks.
 pub fn clear_domain_name() -> nix::Result<()> {
