@@ -48,7 +48,7 @@ pub struct Config {
 #[derive(Debug, Error)]
 pub enum ConfigError {
     /// Not TOML, an unknown key, a value of another type.
-    #[error("{0}")]
+    #[error(transparent)]
     Toml(#[from] toml::de::Error),
     /// The store's path.
     #[error("store = {0:?} must be an absolute path")]

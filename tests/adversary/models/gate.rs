@@ -10,7 +10,9 @@ pub(super) fn says(name: &str) -> Gate {
             Gate::Always("archive-structure")
         }
         "load-deep-minus" | "load-deep-parentheses" | "load-deep-type" | "load-long-sum" => Gate::Always("code-depth"),
-        "load-empty-subscript" => Gate::Always("code-text"),
+        "load-empty-subscript" | "load-enumeration" | "load-hook-bare" | "load-hook-before-gone" | "load-hook-gone" => {
+            Gate::Always("code-text")
+        }
         "load-call-tree" => Gate::Always("code-size"),
         "load-constants-global" | "load-global" => Gate::Always("pickle-global"),
         "load-constants-none" | "load-memo" | "load-setitems" => Gate::Always("pickle-opcode"),

@@ -7,10 +7,12 @@
 //! the tree.
 
 mod archive;
+mod class;
 mod death;
 mod exhaustion;
 mod file;
 mod gate;
+mod kernel;
 mod leak;
 mod load;
 mod log;
@@ -19,6 +21,7 @@ mod native;
 mod output;
 mod place;
 mod remote;
+mod trial;
 
 pub use self::place::Place;
 
@@ -142,6 +145,9 @@ pub fn all() -> Vec<Entry> {
         log::all,
         leak::all,
         remote::all,
+        class::all,
+        trial::all,
+        kernel::all,
     ];
     classes.iter().flat_map(|class| class()).collect()
 }

@@ -552,3 +552,36 @@ fn an_operator_of_another_library_is_told_as_one() {
     let said = refused(&body("return ops.quantized.no_such(x)"), GraphUnlisted);
     assert!(said.contains("graph.extra_ops = [\"quantized::no_such\"]"), "{said}");
 }
+
+/// libtorch takes each of these for what it should be, without a look: a hook that is no method, a member without a value.
+#[test]
+fn what_a_class_lists_is_there() {
+    const METHODS: &str = "  training : bool
+  def forward(self: __torch__.M, x: Tensor) -> Tensor:
+    return x
+  def before(self: __torch__.M, x: Tuple[Tensor]) -> Tuple[Tensor]:
+    return x
+  def after(self: __torch__.M, x: Tuple[Tensor], y: Tensor) -> Tensor:
+    return y
+";
+    let class = |lines: &str| {
+        let mut parts = with(&format!("class M(Module):\n{lines}{METHODS}"), &object(b"K\x01"));
+        parts.retain(|part| part.name != "m/data/0");
+        zip(&parts)
+    };
+    let lists = |before: &str, after: &str| {
+        class(&format!("  __forward_pre_hooks__ = [{before}]\n  __forward_hooks__ = [{after}]\n"))
+    };
+    let says = |archive: &[u8]| refused(archive, CodeText);
+    for odd in ["\"gone\", ", "\"forward\", ", "\"after\", ", "\"before\", \"gone\", ", "\"bef\\157re\", "] {
+        assert!(says(&lists(odd, "")).contains("no method that a hook can be"), "{odd}");
+    }
+    for odd in ["\"gone\", ", "\"forward\", ", "\"before\", "] {
+        assert!(says(&lists("", odd)).contains("no method that a hook can be"), "{odd}");
+    }
+    let good = strict(&lists("\"before\", ", "\"after\", "));
+    assert!(good.as_ref().err().is_none_or(|refusal| refusal.code != CodeText), "{good:?}");
+    let colour = |member: &str| class(&format!("  training : bool\nclass E(Enum):\n  {member}\nclass N(Module):\n"));
+    assert!(says(&colour("RED : int")).contains("without a value"));
+    assert!(says(&colour("RED")).contains("without a value"));
+}

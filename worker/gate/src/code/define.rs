@@ -14,6 +14,7 @@ impl Code {
         let module = name.strip_prefix("code/").and_then(|n| n.strip_suffix(".py")).unwrap_or_default();
         let module = module.replace('/', ".");
         let mut class: Option<(String, usize)> = None;
+        let mut hooks = Vec::new();
         let mut at = 0;
         while at < tokens.len() {
             let Some(line) = tokens.get(at..) else { break };
@@ -79,7 +80,20 @@ impl Code {
                     self.bodies.push(body);
                 }
                 _ => {
+                    if let Some((owner, _)) = &class
+                        && let Some(takes) = hooked(line)
+                    {
+                        hooks.push((owner.clone(), takes, line));
+                    }
                     if let Some(class) = class.as_ref().and_then(|(name, _)| self.classes.get_mut(name)) {
+                        if class.enumeration && !line.iter().any(|token| token.kind == Kind::Sign("=")) {
+                            let place = line.first().map_or(0, |token| token.at);
+                            return Err(refuse(
+                                CodeText,
+                                place,
+                                "a member of an enumeration without a value".to_owned(),
+                            ));
+                        }
                         if let Some((attribute, kind)) = attribute(line) {
                             let offset = line.first().map_or(0, |token| token.at);
                             for native in natives(&kind) {
@@ -102,7 +116,28 @@ impl Code {
             }
             at = end;
         }
+        for (owner, takes, line) in hooks {
+            let class = self.classes.get(&owner);
+            for token in line {
+                let Kind::Text(hook) = token.kind else { continue };
+                let method = class.and_then(|class| class.signatures.get("forward").and(class.signatures.get(hook)));
+                if hook == "forward" || method.is_none_or(|method| method.count() != takes) {
+                    let why = format!("the hook {} is no method that a hook can be", shown(hook));
+                    return Err(refuse(CodeText, token.at, why));
+                }
+            }
+        }
         Ok(())
+    }
+}
+
+/// What the hooks that a line lists must take, beside the object itself. libtorch looks each up among the methods of its class,
+/// and uses what it finds unseen.
+fn hooked(line: &[Token<'_>]) -> Option<usize> {
+    match line.first()?.kind {
+        Kind::Name("__forward_pre_hooks__") => Some(1),
+        Kind::Name("__forward_hooks__") => Some(2),
+        _ => None,
     }
 }
 

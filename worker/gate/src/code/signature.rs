@@ -26,6 +26,11 @@ impl Signature {
         self == other && self.gives.is_some()
     }
 
+    /// How many arguments it takes, but for the object itself.
+    pub(crate) fn count(&self) -> usize {
+        self.takes.len()
+    }
+
     /// Letters that a comparison may have to look at.
     pub(crate) fn letters(&self) -> usize {
         self.takes.iter().chain(&self.gives).map(String::len).sum()

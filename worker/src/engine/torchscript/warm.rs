@@ -78,6 +78,9 @@ fn every_family() -> Result<(), TchError> {
     let _ = rows.f_topk(2, -1, true, true)?;
     let _ = rows.f_fft_rfft(None, -1, "backward")?;
     let _ = Tensor::f_linalg_inv(&weight.f_add(&Tensor::f_eye(16, float)?)?)?;
+    // LAPACK complains of what is no number, and looks for the words to do it in a file. That it fails is what is wanted.
+    let nothing = Tensor::f_full([2, 2], f64::NAN, float)?;
+    let _ = nothing.f_linalg_lstsq(&nothing, None, "gelsd");
     Ok(())
 }
 
