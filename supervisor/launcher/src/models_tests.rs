@@ -143,3 +143,9 @@ fn sizes_come_along_where_there_are_any() {
     symlink(folder.join(MODEL), &file).unwrap();
     assert!(matches!(shapes(), Err(StoreError::Open { .. })));
 }
+
+#[test]
+fn an_operator_is_told_who_takes_the_store_s_call_away() {
+    let said = StoreError::Open { path: "/srv/models".into(), errno: Errno::ENOSYS }.to_string();
+    assert!(said.starts_with("/srv/models: openat2(2)") && said.contains("RestrictSUIDSGID="), "{said}");
+}
