@@ -12,7 +12,8 @@ pub(super) fn layer(name: &str, config: &Path) -> String {
         "namespaces" => namespaces(),
         "speculation" => {
             let told = read("/proc/cmdline").unwrap_or_default();
-            speculation(&told, &read("/sys/devices/system/cpu/vulnerabilities/spectre_v2").unwrap_or_default())
+            let cpu = |file: &str| read(&format!("/sys/devices/system/cpu/vulnerabilities/{file}")).unwrap_or_default();
+            speculation(&told, &cpu("spectre_v2"), &cpu("spec_store_bypass"))
         }
         name if name.contains("cgroup") => cgroup(config),
         _ => "see what was found".to_owned(),
@@ -72,16 +73,17 @@ fn cgroup(config: &Path) -> String {
 /// Words of a kernel's command line that leave speculation to every process.
 const LEFT_ON: [&str; 4] = ["mitigations=off", "nospectre_v2", "spectre_v2=off", "spectre_v2_user=off"];
 
-/// `told` is the kernel's command line, `spectre` what it says of this CPU. A CPU that can flush and fence its predictor shows
-/// IBPB there; one that cannot leaves nothing to be switched for one process.
-fn speculation(told: &str, spectre: &str) -> String {
+/// `told` is the kernel's command line, the others what it says of this CPU. One that can flush its predictor shows IBPB there,
+/// and one that can hold its stores back is not vulnerable; another leaves nothing to be switched for one process.
+fn speculation(told: &str, spectre: &str, bypass: &str) -> String {
     if let Some(word) = told.split_whitespace().find(|word| LEFT_ON.contains(word)) {
         return format!(
             "take {word} from the kernel's command line (GRUB_CMDLINE_LINUX), then sudo update-grub && sudo reboot"
         );
     }
-    if !spectre.is_empty() && !spectre.contains("IBPB") {
-        return "a CPU with IBPB and STIBP: newer microcode, or for a virtual machine the CPU of its host (qemu: -cpu host; \
+    let affected = !spectre.is_empty() && !spectre.starts_with("Not affected");
+    if (affected && !spectre.contains("IBPB")) || bypass.starts_with("Vulnerable") {
+        return "a CPU with IBPB, STIBP and SSBD: newer microcode, or for a virtual machine the CPU of its host (qemu: -cpu host; \
                 libvirt: host-passthrough)"
             .to_owned();
     }
@@ -104,12 +106,15 @@ mod tests {
         let without =
             "Mitigation: Retpolines; STIBP: disabled; RSB filling; PBRSB-eIBRS: Not affected; BHI: Not affected";
         assert!(
-            speculation("root=/dev/vda quiet mitigations=off", "Vulnerable").starts_with("take mitigations=off from")
+            speculation("root=/dev/vda quiet mitigations=off", "Vulnerable", "")
+                .starts_with("take mitigations=off from")
         );
-        assert!(speculation("root=/dev/vda xmitigations=off", without).contains("-cpu host"));
-        assert!(speculation("quiet", without).contains("-cpu host"));
-        assert_eq!(speculation("quiet", whole), "see what was found");
-        assert_eq!(speculation("quiet", ""), "see what was found");
+        assert!(speculation("root=/dev/vda xmitigations=off", without, "Not affected").contains("-cpu host"));
+        assert!(speculation("quiet", without, "Not affected").contains("-cpu host"));
+        assert_eq!(speculation("quiet", whole, "Mitigation: SSBD"), "see what was found");
+        assert!(speculation("quiet", "Not affected", "Vulnerable").contains("SSBD"));
+        assert_eq!(speculation("quiet", "Not affected", "Not affected"), "see what was found");
+        assert_eq!(speculation("quiet", "", ""), "see what was found");
     }
 
     /// The unit that an operator is given: what it asks systemd for, and what it must leave to the cage.
