@@ -312,6 +312,11 @@ fn describe(errno: Errno) -> String {
     match errno {
         Errno::ELOOP => "there is a symbolic link on the way; a store holds real folders and files only".to_owned(),
         Errno::EXDEV => "it leads out of its folder".to_owned(),
+        Errno::ENOSYS => {
+            "openat2(2) cannot be had: it came with Linux 5.6, and somebody's filter may take it away, as \
+                          RestrictSUIDSGID= of a systemd unit does"
+                .to_owned()
+        }
         other => other.to_string(),
     }
 }

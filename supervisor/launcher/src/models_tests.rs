@@ -168,3 +168,9 @@ fn a_change_shows_and_a_recent_one_may_not() {
     fs::rename(file.with_extension("new"), &file).unwrap();
     assert_ne!(mark(), second);
 }
+
+#[test]
+fn an_operator_is_told_who_takes_the_store_s_call_away() {
+    let said = StoreError::Open { path: "/srv/models".into(), errno: Errno::ENOSYS }.to_string();
+    assert!(said.starts_with("/srv/models: openat2(2)") && said.contains("RestrictSUIDSGID="), "{said}");
+}

@@ -75,7 +75,8 @@ fn furnish(folder: &Path, place: &Place) -> Result<Home, CgroupError> {
     Ok(home)
 }
 
-/// Lets the groups below a folder be bounded.
+/// Lets the groups below a folder be bounded. Memory comes first: a group that holds processes refuses that, and would not
+/// refuse the others.
 fn hand_on(folder: &Path, names: &[&str]) -> Result<(), CgroupError> {
     for name in names {
         put(folder, SUBTREE, &format!("+{name}"))?;
@@ -165,9 +166,11 @@ mod tests {
         fn new(name: &str) -> Option<Self> {
             let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
             let mount = mounts.lines().find(|line| line.split(' ').nth(2) == Some("cgroup2"))?.split(' ').nth(1)?;
-            // Any will do to see whether it is handed on; here it may be an odd one, with the others in version 1.
+            // One that a group with processes may not hand on: of pids and cpu, which know threads, it may, and what is below
+            // it can then hold nothing. It may be an odd one, where the others are in version 1.
             let root = read(Path::new(mount), "cgroup.controllers")?;
-            let controller = ["pids", "hugetlb"].into_iter().find(|name| root.split(' ').any(|word| word == *name))?;
+            let controller =
+                ["memory", "hugetlb"].into_iter().find(|name| root.split(' ').any(|word| word == *name))?;
             let folder = Path::new(mount).join(format!("cm-test-{name}-{}", std::process::id()));
             let handed = put(Path::new(mount), SUBTREE, &format!("+{controller}"));
             (handed.is_ok() && fs::create_dir(&folder).is_ok()).then_some(Self {

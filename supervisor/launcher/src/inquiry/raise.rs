@@ -10,6 +10,11 @@ pub(super) fn layer(name: &str, config: &Path) -> String {
         "own-identity" => format!("sudo casemate serve --config {}", config.display()),
         "landlock" => landlock(),
         "namespaces" => namespaces(),
+        "speculation" => {
+            let told = read("/proc/cmdline").unwrap_or_default();
+            let cpu = |file: &str| read(&format!("/sys/devices/system/cpu/vulnerabilities/{file}")).unwrap_or_default();
+            speculation(&told, &cpu("spectre_v2"), &cpu("spec_store_bypass"))
+        }
         name if name.contains("cgroup") => cgroup(config),
         _ => "see what was found".to_owned(),
     }
@@ -65,8 +70,79 @@ fn cgroup(config: &Path) -> String {
     }
 }
 
+/// Words of a kernel's command line that leave speculation to every process.
+const LEFT_ON: [&str; 4] = ["mitigations=off", "nospectre_v2", "spectre_v2=off", "spectre_v2_user=off"];
+
+/// `told` is the kernel's command line, the others what it says of this CPU. One that can flush its predictor shows IBPB there,
+/// and one that can hold its stores back is not vulnerable; another leaves nothing to be switched for one process.
+fn speculation(told: &str, spectre: &str, bypass: &str) -> String {
+    if let Some(word) = told.split_whitespace().find(|word| LEFT_ON.contains(word)) {
+        return format!(
+            "take {word} from the kernel's command line (GRUB_CMDLINE_LINUX), then sudo update-grub && sudo reboot"
+        );
+    }
+    let affected = !spectre.is_empty() && !spectre.starts_with("Not affected");
+    if (affected && !spectre.contains("IBPB")) || bypass.starts_with("Vulnerable") {
+        return "a CPU with IBPB, STIBP and SSBD: newer microcode, or for a virtual machine the CPU of its host (qemu: -cpu host; \
+                libvirt: host-passthrough)"
+            .to_owned();
+    }
+    "see what was found".to_owned()
+}
+
 /// Whether this process is under a filter that was there before it.
 fn filtered() -> bool {
     let status = read("/proc/self/status").unwrap_or_default();
     status.lines().any(|line| line.strip_prefix("Seccomp:").is_some_and(|mode| mode.trim() == "2"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn speculation_is_mended_where_it_was_left_on() {
+        let whole = "Mitigation: Retpolines; IBPB: conditional; STIBP: always-on; RSB filling";
+        let without =
+            "Mitigation: Retpolines; STIBP: disabled; RSB filling; PBRSB-eIBRS: Not affected; BHI: Not affected";
+        assert!(
+            speculation("root=/dev/vda quiet mitigations=off", "Vulnerable", "")
+                .starts_with("take mitigations=off from")
+        );
+        assert!(speculation("root=/dev/vda xmitigations=off", without, "Not affected").contains("-cpu host"));
+        assert!(speculation("quiet", without, "Not affected").contains("-cpu host"));
+        assert_eq!(speculation("quiet", whole, "Mitigation: SSBD"), "see what was found");
+        assert!(speculation("quiet", "Not affected", "Vulnerable").contains("SSBD"));
+        assert_eq!(speculation("quiet", "Not affected", "Not affected"), "see what was found");
+        assert_eq!(speculation("quiet", "", ""), "see what was found");
+    }
+
+    /// The unit that an operator is given: what it asks systemd for, and what it must leave to the cage.
+    #[test]
+    fn the_unit_leaves_what_a_cage_is_made_of() {
+        let unit = include_str!("../../../../packaging/systemd/casemate.service");
+        let lines: Vec<&str> = unit.lines().map(str::trim).collect();
+        let value = |key: &str| lines.iter().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+        let handed: Vec<&str> = value("Delegate").unwrap_or_default().split(' ').collect();
+        assert!(["memory", "pids", "cpu"].iter().all(|controller| handed.contains(controller)), "{handed:?}");
+        // The launcher stops the front, which finishes what runs; then everything goes.
+        assert_eq!(value("KillMode"), Some("mixed"));
+        let drain = casemate_config::Config::parse("store = \"/\"").unwrap().limits.drain_ms;
+        let patience = value("TimeoutStopSec").and_then(|text| text.parse::<u64>().ok()).unwrap();
+        assert!(patience * 1000 > drain, "{patience} s are less than limits.drain_ms");
+        for key in [
+            "RestrictSUIDSGID",
+            "ProtectKernelTunables",
+            "ProtectControlGroups",
+            "RestrictNamespaces",
+            "PrivateUsers",
+            "ProtectProc",
+            "ProcSubset",
+            "MemoryDenyWriteExecute",
+            "User",
+            "DynamicUser",
+        ] {
+            assert_eq!(value(key), None, "{key}");
+        }
+    }
 }
