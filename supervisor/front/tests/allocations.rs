@@ -3,6 +3,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
+#[path = "allocations/house.rs"]
+mod house;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -127,4 +130,48 @@ fn a_request_takes_memory_so_often() {
     // The last but one is two for each rider: its list of outputs, and the shape of its own rows.
     let of_riders = 2 + 2 * RIDERS;
     assert_eq!(batch, [("depart", 2), ("place", 2), ("sanitise", 3), ("split", of_riders), ("answer", 0)]);
+}
+
+// === a whole request ===
+
+const HEAD: &str = r#"{"inputs":[{"name":"x","shape":[1,16],"datatype":"FP32","#;
+
+/// As a client of the binary extension sends it.
+fn binary() -> Vec<u8> {
+    let json = format!(r#"{HEAD}"parameters":{{"binary_data_size":64}}}}],"parameters":{{"binary_data_output":true}}}}"#);
+    let length = format!("inference-header-content-length: {}\r\n", json.len());
+    post(&length, &[json.as_bytes(), &1.5f32.to_le_bytes().repeat(16)].concat())
+}
+
+/// The same in JSON alone.
+fn json() -> Vec<u8> {
+    post("", format!(r#"{HEAD}"data":[{}]}}]}}"#, ["1.5"; 16].join(",")).as_bytes())
+}
+
+fn post(headers: &str, body: &[u8]) -> Vec<u8> {
+    let length = body.len();
+    let head = format!(
+        "POST /v2/models/tiny/infer HTTP/1.1\r\nhost: here\r\n{headers}content-length: {length}\r\n\r\n"
+    );
+    [head.as_bytes(), body].concat()
+}
+
+/// How often and how much memory the front's reactor takes for each of many requests over one connection.
+fn whole(request: Vec<u8>) -> (u64, u64) {
+    let count = std::env::var("CASEMATE_COUNT").map_or(1000, |text| text.parse().unwrap());
+    let mut info = None;
+    house::ask(request, 50, count, |go| info = Some(measure(go)));
+    let info = info.unwrap();
+    eprintln!("{} allocations, {} bytes, of {count} requests", info.count_total, info.bytes_total);
+    (info.count_total / count as u64, info.bytes_total / count as u64)
+}
+
+#[test]
+fn a_whole_binary_request() {
+    assert_eq!(whole(binary()), (0, 0));
+}
+
+#[test]
+fn a_whole_json_request() {
+    assert_eq!(whole(json()), (0, 0));
 }
