@@ -22,6 +22,7 @@ use casemate_front::fleet::turn::Turns;
 use casemate_front::metrics::Metrics;
 use casemate_front::pipeline::{House, Pipeline};
 use casemate_front::protocol::intake::Intake;
+use casemate_front::protocol::slate::Slate;
 use casemate_front::server::accept;
 use casemate_front::server::routes::Routes;
 use casemate_front::status::State;
@@ -40,10 +41,7 @@ use super::{GEOMETRY, declared};
 /// What the front of this model does while `count` requests are answered, all but the first of them on a connection that has
 /// been used. `measure` is given what lets them go and returns when they are done.
 pub(crate) fn ask(request: Vec<u8>, warm: usize, count: usize, measure: impl FnOnce(&mut dyn FnMut())) {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let (_stop, address) = runtime.block_on(open());
     let (begin, begun) = std::sync::mpsc::channel::<()>();
     let (ready, is_ready) = oneshot::channel();
@@ -68,30 +66,12 @@ pub(crate) fn ask(request: Vec<u8>, warm: usize, count: usize, measure: impl FnO
 /// Everything that `app::serve` wires, and the model ready.
 async fn open() -> (watch::Sender<bool>, SocketAddr) {
     let config = Config::parse("store = \"/s\"").unwrap();
-    let model = ModelId {
-        name: "tiny".parse().unwrap(),
-        version: "1".parse().unwrap(),
-    };
+    let model = ModelId { name: "tiny".parse().unwrap(), version: "1".parse().unwrap() };
     let (metrics, settings) = (Metrics::new(), config.model(&model.name));
     let long = Duration::from_secs(60);
-    let rules = Rules {
-        deaths: 3,
-        window: long,
-        rest: long,
-        longest: long,
-    };
-    let bounds = Bounds {
-        jobs: 64,
-        bytes: 1 << 30,
-    };
-    let handle = ModelHandle::new(
-        model.clone(),
-        &settings,
-        Vec::new(),
-        bounds,
-        Breakers::new(rules),
-        metrics.clone(),
-    );
+    let rules = Rules { deaths: 3, window: long, rest: long, longest: long };
+    let bounds = Bounds { jobs: 64, bytes: 1 << 30 };
+    let handle = ModelHandle::new(model.clone(), &settings, Vec::new(), bounds, Breakers::new(rules), metrics.clone());
     let (ours, theirs) = pair().unwrap();
     thread::spawn(move || launch(&theirs));
     let launcher = Launcher::new(ours).unwrap();
@@ -127,12 +107,7 @@ async fn open() -> (watch::Sender<bool>, SocketAddr) {
         desk,
         stop: stopped.clone(),
     });
-    let routes = Routes::new(Intake {
-        pipeline,
-        metrics,
-        trace: false,
-        body_time: long,
-    });
+    let routes = Routes::new(Intake { pipeline, metrics, trace: false, body_time: long, slate: Slate::default() });
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move { accept::serve(listener, routes, &config.limits, stopped).await });
@@ -152,22 +127,12 @@ fn launch(front: &Channel<LaunchReply, LaunchRequest>) {
                 let (theirs, ours) = pair::<ToWorker, FromWorker>().unwrap();
                 thread::spawn(move || work(&ours, &requests, &responses));
                 let (output, _) = std::io::pipe().unwrap();
-                let started = LaunchReply::Started {
-                    model,
-                    worker,
-                    pid: 1,
-                    uid: None,
-                    spawn_us: 1,
-                    shapes_left_aside: false,
-                };
+                let started =
+                    LaunchReply::Started { model, worker, pid: 1, uid: None, spawn_us: 1, shapes_left_aside: false };
                 front.send_with(&started, &[theirs.as_fd(), output.as_fd()]).unwrap();
             }
             LaunchRequest::Attest { .. } => {
-                let reading = |layer| Reading {
-                    layer,
-                    in_force: true,
-                    evidence: String::new(),
-                };
+                let reading = |layer| Reading { layer, in_force: true, evidence: String::new() };
                 let readings = Layer::ALL.into_iter().map(reading).collect();
                 front.send(&LaunchReply::Attested { worker, readings }).unwrap();
             }
@@ -190,12 +155,7 @@ fn work(front: &Channel<FromWorker, ToWorker>, requests: &OwnedFd, responses: &O
         landlock_complete: true,
         no_exec_gain: true,
     };
-    front
-        .send(&FromWorker::Verified {
-            declared: declared(),
-            inside,
-        })
-        .unwrap();
+    front.send(&FromWorker::Verified { declared: declared(), inside }).unwrap();
     front.send(&FromWorker::Ready { load_us: 1 }).unwrap();
     let mut buffer = PacketBuffer::default();
     while let Ok(Some(ToWorker::Run { batch, slot, inputs })) = front.receive_plain(&mut buffer) {
@@ -203,17 +163,8 @@ fn work(front: &Channel<FromWorker, ToWorker>, requests: &OwnedFd, responses: &O
         let sum: f32 = floats(&reader.take(slot, &inputs[0]).unwrap()).sum();
         assert_eq!(sum, 24.0 * rows as f32, "what the client wrote lies in the arena");
         let ones = 1f32.to_le_bytes().repeat(4 * rows as usize);
-        let place = writer
-            .slot(slot)
-            .unwrap()
-            .place(DType::Fp32, Shape::new(vec![rows, 4]).unwrap(), &[&ones]);
-        front
-            .send(&FromWorker::Done {
-                batch,
-                outputs: vec![place.unwrap()],
-                run_us: 1,
-            })
-            .unwrap();
+        let place = writer.slot(slot).unwrap().place(DType::Fp32, Shape::new(vec![rows, 4]).unwrap(), &[&ones]);
+        front.send(&FromWorker::Done { batch, outputs: vec![place.unwrap()], run_us: 1 }).unwrap();
     }
 }
 
@@ -231,10 +182,7 @@ impl Client {
     fn connect(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).unwrap();
         stream.set_nodelay(true).unwrap();
-        Self {
-            stream,
-            answer: vec![0; 1 << 16],
-        }
+        Self { stream, answer: vec![0; 1 << 16] }
     }
 
     /// Waits for the whole answer, so that nothing but the first byte of the next request wakes the front.
@@ -246,19 +194,10 @@ impl Client {
             assert!(read > 0, "the front has hung up");
             filled += read;
             let text = &self.answer[..filled];
-            let Some(head) = text.windows(4).position(|four| four == b"\r\n\r\n") else {
-                continue;
-            };
+            let Some(head) = text.windows(4).position(|four| four == b"\r\n\r\n") else { continue };
             let text_of_head = std::str::from_utf8(&text[..head]).unwrap();
-            assert!(
-                text_of_head.starts_with("HTTP/1.1 200 OK"),
-                "{}",
-                String::from_utf8_lossy(text)
-            );
-            let length = text_of_head
-                .lines()
-                .find_map(|line| line.strip_prefix("content-length: "))
-                .unwrap();
+            assert!(text_of_head.starts_with("HTTP/1.1 200 OK"), "{}", String::from_utf8_lossy(text));
+            let length = text_of_head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
             if filled == head + 4 + length.parse::<usize>().unwrap() {
                 return;
             }
