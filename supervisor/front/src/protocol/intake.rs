@@ -65,8 +65,7 @@ impl Intake {
             Some(patience) => timeout(patience, reading).await.map_err(|_| Refusal::impatient(patience))??,
             None => reading.await?,
         };
-        // A short one is taken out of the parser's buffer. Whoever holds a piece of that while hyper looks whether the client is
-        // still there makes it take another, of 8 KiB.
+        // A short one is taken out of the parser's buffer: a few bytes in the queue would keep all 8 KiB of it.
         let body = if body.len() <= SHORT { self.slate.copy(&body) } else { body };
         self.metrics.bytes_in(body.len() as u64);
         trace.end(Stage::Read);
