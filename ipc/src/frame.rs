@@ -13,6 +13,9 @@ use thiserror::Error;
 /// Largest frame in bytes, header included. Control messages only: tensors never pass through here.
 pub const MAX_FRAME: usize = 64 * 1024;
 
+/// Room for a frame of the usual kind, in bytes.
+pub const SMALL: usize = 512;
+
 const HEADER: usize = 8;
 const MAGIC: u16 = 0xCA5E;
 const VERSION: u8 = 1;
@@ -83,12 +86,27 @@ pub fn encode_into<M: Message>(message: &M, packet: &mut Vec<u8>) -> Result<(), 
     if packet.len() > MAX_FRAME {
         return Err(FrameError::TooLong(packet.len()));
     }
-    let body = u32::try_from(packet.len() - HEADER).map_err(|_| FrameError::TooLong(packet.len()))?;
-    packet[0..2].copy_from_slice(&MAGIC.to_le_bytes());
-    packet[2] = VERSION;
-    packet[3] = M::KIND;
-    packet[4..8].copy_from_slice(&body.to_le_bytes());
+    if let Some((header, body)) = packet.split_first_chunk_mut() {
+        *header = head::<M>(body.len())?;
+    }
     Ok(())
+}
+
+/// The bytes of one frame, in `room` where they fit: what is said for each batch is short, and takes no memory of its own.
+pub fn encode_within<'a, M: Message>(message: &M, room: &'a mut [u8; SMALL]) -> Result<Option<&'a [u8]>, FrameError> {
+    let length = match bincode::encode_into_slice(message, &mut room[HEADER..], FORMAT) {
+        Ok(length) => length,
+        Err(bincode::error::EncodeError::UnexpectedEnd) => return Ok(None),
+        Err(error) => return Err(FrameError::Encode(error)),
+    };
+    room[..HEADER].copy_from_slice(&head::<M>(length)?);
+    Ok(Some(&room[..HEADER + length]))
+}
+
+fn head<M: Message>(body: usize) -> Result<[u8; HEADER], FrameError> {
+    let [l0, l1, l2, l3] = u32::try_from(body).map_err(|_| FrameError::TooLong(body))?.to_le_bytes();
+    let [m0, m1] = MAGIC.to_le_bytes();
+    Ok([m0, m1, VERSION, M::KIND, l0, l1, l2, l3])
 }
 
 /// The message in one frame; the frame must be exactly that message.

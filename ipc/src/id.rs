@@ -6,25 +6,34 @@ use std::fmt;
 use std::str::FromStr;
 
 use bincode::de::Decoder;
-use bincode::error::DecodeError;
+use bincode::enc::Encoder;
+use bincode::error::{DecodeError, EncodeError};
 use bincode::{Decode, Encode, impl_borrow_decode};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 /// A model's name: 1 to 63 characters of `[A-Za-z0-9._-]`, starting with a letter or digit. Never a path.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct ModelName(String);
+pub struct ModelName(Text<{ ModelName::MAX }>);
 
 /// A model's version: 1 to 31 characters of the same alphabet. `10` sorts after `9`, `1.10` after `1.9`.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Encode, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct Version(String);
+pub struct Version(Text<{ Version::MAX }>);
 
 /// Who a model belongs to: a name of the same alphabet and length as a model's.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct TenantName(String);
+pub struct TenantName(Text<{ TenantName::MAX }>);
+
+/// A checked text of at most `MOST` bytes, where it is named: names go along with every request. Behind it are zeros, which no
+/// name has, so comparing all of it is comparing the texts.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct Text<const MOST: usize> {
+    bytes: [u8; MOST],
+    length: u8,
+}
 
 /// One version of one model: what a worker serves.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode, Serialize, Deserialize)]
@@ -70,15 +79,7 @@ impl ModelName {
 
     /// The name as text.
     pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl TryFrom<String> for ModelName {
-    type Error = NameError;
-    fn try_from(text: String) -> Result<Self, NameError> {
-        check(&text, Self::MAX)?;
-        Ok(Self(text))
+        self.0.as_str()
     }
 }
 
@@ -90,15 +91,7 @@ impl TenantName {
 
     /// The name as text.
     pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl TryFrom<String> for TenantName {
-    type Error = NameError;
-    fn try_from(text: String) -> Result<Self, NameError> {
-        check(&text, Self::MAX)?;
-        Ok(Self(text))
+        self.0.as_str()
     }
 }
 
@@ -110,15 +103,7 @@ impl Version {
 
     /// The version as text.
     pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl TryFrom<String> for Version {
-    type Error = NameError;
-    fn try_from(text: String) -> Result<Self, NameError> {
-        check(&text, Self::MAX)?;
-        Ok(Self(text))
+        self.0.as_str()
     }
 }
 
@@ -126,9 +111,9 @@ impl Ord for Version {
     /// Part by part between dots: numbers by value, other parts by text, a number before a text.
     fn cmp(&self, other: &Self) -> Ordering {
         let key = |part: &str| part.parse::<u64>().map_or_else(|_| (1, 0, part.to_owned()), |n| (0, n, String::new()));
-        let ours = self.0.split('.').map(key);
+        let ours = self.as_str().split('.').map(key);
         // Two spellings of one number ("1" and "01") still need an order, or a map would merge them.
-        ours.cmp(other.0.split('.').map(key)).then_with(|| self.0.cmp(&other.0))
+        ours.cmp(other.as_str().split('.').map(key)).then_with(|| self.0.cmp(&other.0))
     }
 }
 
@@ -144,18 +129,34 @@ macro_rules! name_text {
     ($name:ident) => {
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&self.0)
+                f.write_str(self.as_str())
+            }
+        }
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.debug_tuple(stringify!($name)).field(&self.as_str()).finish()
             }
         }
         impl FromStr for $name {
             type Err = NameError;
             fn from_str(text: &str) -> Result<Self, NameError> {
-                Self::try_from(text.to_owned())
+                Text::new(text).map(Self)
+            }
+        }
+        impl TryFrom<String> for $name {
+            type Error = NameError;
+            fn try_from(text: String) -> Result<Self, NameError> {
+                text.parse()
             }
         }
         impl From<$name> for String {
             fn from(name: $name) -> String {
-                name.0
+                name.as_str().to_owned()
+            }
+        }
+        impl Encode for $name {
+            fn encode<E: Encoder>(&self, encoder: &mut E) -> Result<(), EncodeError> {
+                self.as_str().encode(encoder)
             }
         }
         // By hand, so that a decoded name has passed the same check as any other.
@@ -187,6 +188,24 @@ impl fmt::Display for WorkerId {
 impl fmt::Display for BatchId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "b{}", self.0)
+    }
+}
+
+// === impl Text ===
+
+impl<const MOST: usize> Text<MOST> {
+    fn new(text: &str) -> Result<Self, NameError> {
+        check(text, MOST)?;
+        let mut bytes = [0; MOST];
+        let too_long = NameError::TooLong { found: text.len(), limit: MOST };
+        // Checked, so every character is one byte.
+        bytes.get_mut(..text.len()).ok_or(too_long)?.copy_from_slice(text.as_bytes());
+        Ok(Self { bytes, length: text.len() as u8 })
+    }
+
+    fn as_str(&self) -> &str {
+        // Nothing but letters, digits and marks of ASCII is ever in it.
+        std::str::from_utf8(&self.bytes[..usize::from(self.length)]).unwrap_or_default()
     }
 }
 

@@ -13,7 +13,7 @@ use nix::sys::socket::{
 };
 use thiserror::Error;
 
-use crate::frame::{self, FrameError, MAX_FRAME, Message};
+use crate::frame::{self, FrameError, MAX_FRAME, Message, SMALL};
 use crate::inherited::adopt;
 
 /// One end of a channel: sends `S`, receives `R`.
@@ -56,8 +56,16 @@ impl<S: Message, R: Message> Channel<S, R> {
     ///
     /// Uses `send(2)`, which can carry no descriptors: a worker's filter allows nothing else.
     pub fn send(&self, message: &S) -> Result<(), ChannelError> {
-        let packet = frame::encode(message)?;
-        retry(|| send(self.socket.as_raw_fd(), &packet, MsgFlags::MSG_NOSIGNAL))?;
+        let (mut small, large);
+        small = [0; SMALL];
+        let packet = match frame::encode_within(message, &mut small)? {
+            Some(packet) => packet,
+            None => {
+                large = frame::encode(message)?;
+                &large
+            }
+        };
+        retry(|| send(self.socket.as_raw_fd(), packet, MsgFlags::MSG_NOSIGNAL))?;
         Ok(())
     }
 

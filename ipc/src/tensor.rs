@@ -5,13 +5,16 @@ use std::fmt;
 use std::str::FromStr;
 
 use bincode::de::Decoder;
-use bincode::error::DecodeError;
+use bincode::enc::Encoder;
+use bincode::error::{DecodeError, EncodeError};
 use bincode::{Decode, Encode, impl_borrow_decode};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 /// Most dimensions that a tensor may have.
 pub const MAX_RANK: usize = 16;
+/// Dimensions that lie in a shape itself. Nearly all tensors have no more: rows, channels, height and width.
+const FEW: usize = 4;
 /// Most inputs, and most outputs, that a model may declare.
 pub const MAX_TENSORS: usize = 64;
 /// Longest name of a tensor, in bytes.
@@ -35,8 +38,17 @@ pub enum DType {
 }
 
 /// The dimensions of a tensor that exists.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Encode)]
-pub struct Shape(Vec<u64>);
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Shape(Dims);
+
+/// Where they lie: the usual few in place, since a shape is copied with its tensor at every step of a request.
+#[derive(Clone, PartialEq, Eq, Hash)]
+enum Dims {
+    /// The rest of the list is zeros, so that two are equal exactly if their shapes are.
+    Few { list: [u64; FEW], rank: u8 },
+    /// More than [`FEW`].
+    Many(Box<[u64]>),
+}
 
 /// What a tensor must look like: `None` in `dims` is a dimension that the request chooses (written -1).
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
@@ -192,20 +204,47 @@ impl fmt::Display for DType {
 impl Shape {
     /// A shape of these dimensions, outermost first.
     pub fn new(dims: Vec<u64>) -> Result<Self, TensorError> {
-        if dims.len() > MAX_RANK { Err(TensorError::Rank(dims.len())) } else { Ok(Self(dims)) }
+        Self::from_dims(dims)
+    }
+
+    /// The same, of dimensions that lie in no list of their own.
+    pub fn from_dims(dims: impl IntoIterator<Item = u64>) -> Result<Self, TensorError> {
+        let (mut list, mut rank) = ([0; MAX_RANK], 0);
+        for dim in dims {
+            if let Some(place) = list.get_mut(rank) {
+                *place = dim;
+            }
+            rank += 1;
+        }
+        list.get(..rank).map(Self::of).ok_or(TensorError::Rank(rank))
+    }
+
+    /// Of dimensions that are not too many.
+    fn of(dims: &[u64]) -> Self {
+        let mut list = [0; FEW];
+        Self(match list.get_mut(..dims.len()) {
+            Some(few) => {
+                few.copy_from_slice(dims);
+                Dims::Few { list, rank: dims.len() as u8 }
+            }
+            None => Dims::Many(dims.into()),
+        })
     }
 
     /// The dimensions, outermost first.
     pub fn dims(&self) -> &[u64] {
-        &self.0
+        match &self.0 {
+            Dims::Few { list, rank } => &list[..usize::from(*rank)],
+            Dims::Many(list) => list,
+        }
     }
 
     /// Number of elements; 1 for a scalar.
     pub fn elements(&self) -> Result<usize, TensorError> {
         // A zero anywhere makes the tensor empty, but must not hide an absurd dimension beside it.
-        let wide = self.0.iter().try_fold(1u64, |n, d| n.checked_mul((*d).max(1)));
+        let wide = self.dims().iter().try_fold(1u64, |n, d| n.checked_mul((*d).max(1)));
         let wide = wide.filter(|n| *n <= i64::MAX as u64).ok_or_else(|| TensorError::Overflow(self.clone()))?;
-        if self.0.contains(&0) {
+        if self.dims().contains(&0) {
             return Ok(0);
         }
         usize::try_from(wide).map_err(|_| TensorError::Overflow(self.clone()))
@@ -219,26 +258,56 @@ impl Shape {
 
     /// The same shape with another outermost dimension.
     pub fn with_rows(&self, rows: u64) -> Self {
-        let mut dims = self.0.clone();
+        let mut shape = self.clone();
+        let dims = match &mut shape.0 {
+            Dims::Few { list, rank } => &mut list[..usize::from(*rank)],
+            Dims::Many(list) => list,
+        };
         if let Some(first) = dims.first_mut() {
             *first = rows;
         }
-        Self(dims)
+        shape
     }
 }
 
-// By hand, so that a decoded shape has as few dimensions as any other.
+impl Default for Shape {
+    /// That of a scalar.
+    fn default() -> Self {
+        Self::of(&[])
+    }
+}
+
+// As a list; by hand, so that a decoded shape has as few dimensions as any other.
+impl Encode for Shape {
+    fn encode<E: Encoder>(&self, encoder: &mut E) -> Result<(), EncodeError> {
+        self.dims().encode(encoder)
+    }
+}
+
 impl<C> Decode<C> for Shape {
     fn decode<D: Decoder<Context = C>>(decoder: &mut D) -> Result<Self, DecodeError> {
-        Self::new(Vec::decode(decoder)?).map_err(|e| DecodeError::OtherString(e.to_string()))
+        let rank = usize::try_from(u64::decode(decoder)?).unwrap_or(usize::MAX);
+        let mut list = [0; MAX_RANK];
+        let too_many = || DecodeError::OtherString(TensorError::Rank(rank).to_string());
+        let dims = list.get_mut(..rank).ok_or_else(too_many)?;
+        for dim in &mut *dims {
+            *dim = u64::decode(decoder)?;
+        }
+        Ok(Self::of(dims))
     }
 }
 impl_borrow_decode!(Shape);
 
+impl fmt::Debug for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Shape").field(&self.dims()).finish()
+    }
+}
+
 impl fmt::Display for Shape {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("[")?;
-        for (i, d) in self.0.iter().enumerate() {
+        for (i, d) in self.dims().iter().enumerate() {
             if i > 0 {
                 f.write_str(",")?;
             }
@@ -258,7 +327,7 @@ impl TensorSpec {
             return Err(TensorError::Name(name.chars().take(MAX_NAME).collect()));
         }
         // The smallest tensor of this declaration must exist at all.
-        Shape::new(dims.iter().map(|d| d.unwrap_or(1)).collect())?.bytes(dtype)?;
+        Shape::from_dims(dims.iter().map(|d| d.unwrap_or(1)))?.bytes(dtype)?;
         Ok(Self { name, dtype, dims })
     }
 
@@ -276,7 +345,10 @@ impl TensorSpec {
 
     /// The smallest shape that passes: every free dimension is 1.
     pub fn smallest(&self) -> Shape {
-        Shape(self.dims.iter().map(|d| d.unwrap_or(1)).collect())
+        let mut list = [0; MAX_RANK];
+        // A declaration that was checked has no more than that.
+        let ranks = list.iter_mut().zip(&self.dims).map(|(place, dim)| *place = dim.unwrap_or(1)).count();
+        Shape::of(&list[..ranks])
     }
 
     /// The dimensions as clients see them: -1 is free.
@@ -356,13 +428,28 @@ mod tests {
     #[test]
     fn a_decoded_shape_has_few_dimensions_too() {
         use crate::work::{FromWorker, Placed};
+        // One that cannot be made here, so it is kept in the form of one that can.
         let done = |rank: usize| {
-            let placed = Placed { dtype: DType::Fp32, shape: Shape(vec![1; rank]), offset: 0, bytes: 4 };
+            let shape = Shape(Dims::Many(vec![1; rank].into()));
+            let placed = Placed { dtype: DType::Fp32, shape, offset: 0, bytes: 4 };
             let done = FromWorker::Done { batch: crate::id::BatchId(1), outputs: vec![placed], run_us: 0 };
             crate::frame::decode::<FromWorker>(&crate::frame::encode(&done).unwrap())
         };
         assert!(done(MAX_RANK).is_ok());
         assert!(done(MAX_RANK + 1).is_err());
+    }
+
+    #[test]
+    fn a_shape_is_the_same_however_many_dimensions_it_has() {
+        for rank in 0..=MAX_RANK {
+            let dims: Vec<u64> = (1..=rank as u64).collect();
+            let shape = Shape::new(dims.clone()).unwrap();
+            assert_eq!((shape.dims(), &shape), (&dims[..], &Shape::from_dims(dims.iter().copied()).unwrap()));
+            let changed = shape.with_rows(9);
+            assert_eq!(changed.dims().get(1..), dims.get(1..));
+            assert_eq!(changed.dims().first(), dims.first().map(|_| &9));
+            assert_eq!(changed == shape, rank == 0 || dims[0] == 9);
+        }
     }
 
     #[test]

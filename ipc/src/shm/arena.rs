@@ -119,8 +119,18 @@ impl Writer {
 impl SlotWriter<'_> {
     /// Places a dense tensor behind the last one; `parts` are its bytes, in order.
     pub fn place(&mut self, dtype: DType, shape: Shape, parts: &[&[u8]]) -> Result<Placed, ArenaError> {
+        self.place_parts(dtype, shape, parts.iter().copied())
+    }
+
+    /// The same, of parts that lie in no list of their own.
+    pub fn place_parts<'p>(
+        &mut self,
+        dtype: DType,
+        shape: Shape,
+        parts: impl Iterator<Item = &'p [u8]> + Clone,
+    ) -> Result<Placed, ArenaError> {
         let expected = shape.bytes(dtype)?;
-        let found = parts.iter().map(|p| p.len()).sum::<usize>();
+        let found = parts.clone().map(<[u8]>::len).sum::<usize>();
         if found != expected {
             return Err(ArenaError::Length { found: found as u64, expected: expected as u64 });
         }

@@ -27,6 +27,7 @@ use crate::fleet::turn::Turns;
 use crate::metrics::Metrics;
 use crate::pipeline::{House, Pipeline};
 use crate::protocol::intake::Intake;
+use crate::protocol::slate::Slate;
 use crate::server::accept;
 use crate::server::routes::Routes;
 
@@ -169,7 +170,7 @@ async fn serve(
         stop: stopped.clone(),
     });
     let body_time = Duration::from_millis(limits.body_ms);
-    let routes = Routes::new(Intake { pipeline, metrics, trace: config.trace, body_time });
+    let routes = Routes::new(Intake { pipeline, metrics, trace: config.trace, body_time, slate: Slate::default() });
     let accepting = {
         let (limits, stopped) = (limits.clone(), stopped.clone());
         tokio::spawn(async move { accept::serve(listener, routes, &limits, stopped).await })

@@ -77,16 +77,20 @@ impl Pipeline {
         })
     }
 
-    /// Runs one request. Dropping the future withdraws it.
-    pub async fn infer(
+    /// Runs one request, and has its answer told: what counts is what the client gets. Dropping the future withdraws it.
+    pub async fn infer<T, F: Future<Output = Result<T, Refusal>>>(
         &self,
         visitor: Visitor,
         request: InferRequest,
         trace: &Trace,
-    ) -> Result<InferResponse, Refusal> {
+        tell: impl FnOnce(InferResponse) -> F,
+    ) -> Result<T, Refusal> {
         let arrived = visitor.clock().arrived;
         let handle = self.find(&request.model, request.version.as_ref())?;
-        let result = self.run(handle, visitor, request, trace).await;
+        let result = match self.run(handle, visitor, request, trace).await {
+            Ok(answer) => tell(answer).await,
+            Err(refusal) => Err(refusal),
+        };
         let outcome = result.as_ref().map(drop).map_err(|refusal| refusal.kind);
         handle.served.done(outcome, arrived.elapsed());
         result

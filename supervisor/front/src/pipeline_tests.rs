@@ -5,17 +5,20 @@ use axum::http::Request;
 use bytes::Bytes;
 use casemate_config::Config;
 use casemate_ipc::convolution::Convolution;
-use casemate_ipc::tensor::ModelSignature;
+use casemate_ipc::tensor::{ModelSignature, Shape};
 use casemate_ipc::work::Declared;
+use smallvec::smallvec;
 
 use super::*;
-use crate::batch::queue::Bounds;
+use crate::batch::plan::Rule;
+use crate::batch::queue::{Bounds, Next};
 use crate::desk::Errand;
 use crate::fleet::breaker::Rules;
 use crate::fleet::breakers::Breakers;
 use crate::metrics::Metrics;
 use crate::protocol::intake::{Intake, TIMEOUT};
 use crate::protocol::oip;
+use crate::protocol::slate::Slate;
 use crate::request::Inputs;
 
 const LONG: Duration = Duration::from_secs(20);
@@ -73,12 +76,14 @@ impl Rig {
         let visitor = self.pipeline.enter(Some(data.len() as u64)).unwrap().within(Some(patience));
         let inputs = Inputs::Raw(Bytes::from(data));
         let request = InferRequest { model: "m".parse().unwrap(), version: None, id: None, inputs, outputs: None };
-        self.pipeline.infer(visitor, request, &Trace::default()).await.unwrap_err()
+        let tell = async |_| Ok(());
+        self.pipeline.infer(visitor, request, &Trace::default(), tell).await.unwrap_err()
     }
 
     async fn post(&self, text: String, patience_ms: u64) -> Result<u16, Refusal> {
         let pipeline = self.pipeline.clone();
-        let intake = Intake { pipeline, metrics: self.metrics.clone(), trace: false, body_time: LONG };
+        let (metrics, slate) = (self.metrics.clone(), Slate::default());
+        let intake = Intake { pipeline, metrics, trace: false, body_time: LONG, slate };
         let target = oip::target(&axum::http::Method::POST, "/v2/models/m/infer").unwrap();
         let request = Request::post("/v2/models/m/infer").header(TIMEOUT, patience_ms.to_string());
         let request = request.body(Body::from(text)).unwrap();
@@ -124,6 +129,36 @@ async fn who_waits_for_a_desk_beyond_its_time_is_told_and_its_room_is_free() {
     assert_eq!(at_work.await, Ok(true));
     // The control: with a desk it gets as far as the queue.
     assert_eq!((rig.post(text(100_000), 2000).await.unwrap_err().kind, rig.handle.queue.len()), (Kind::Deadline, 1));
+}
+
+#[tokio::test]
+async fn an_answer_that_is_told_too_late_is_counted_as_late() {
+    let rig = Rig::new();
+    let rule = Rule { max_rows: 1, delay: Duration::ZERO, max_bytes: 1 << 20 };
+    // Its text is longer than what is written without a desk.
+    let answer = || smallvec![Tensor { shape: Shape::new(vec![30_000]).unwrap(), data: vec![0; 120_000].into() }];
+    let work = async || loop {
+        match rig.handle.queue.depart(rule, Instant::now()) {
+            Next::Batch(jobs) => return jobs.into_iter().for_each(|job| job.answer(Ok(answer()))),
+            _ => rig.handle.queue.arrival().await,
+        }
+    };
+    let count = |outcome: &str| {
+        let line = format!("casemate_requests_total{{model=\"m\",version=\"1\",outcome=\"{outcome}\"}} ");
+        rig.metrics.encode().lines().find_map(|text| text.strip_prefix(&line)?.parse().ok()).unwrap_or(0)
+    };
+    let (go, at_work) = rig.keep_busy();
+    let (told, ()) = tokio::join!(rig.post(text(4), 300), work());
+    assert_eq!((told.unwrap_err().kind, count("deadline"), count("ok")), (Kind::Deadline, 1, 0));
+    go.send(()).unwrap();
+    assert_eq!(at_work.await, Ok(true));
+    // The control: with a desk it is told in time.
+    let (told, ()) = tokio::join!(rig.post(text(4), 20_000), work());
+    assert_eq!((told.unwrap(), count("deadline"), count("ok")), (200, 1, 1));
+    assert!(
+        !rig.metrics.encode().contains("casemate_refused_total{"),
+        "neither was refused before its model was known"
+    );
 }
 
 #[tokio::test]

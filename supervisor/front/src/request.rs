@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use casemate_ipc::id::{ModelName, Version};
 use casemate_ipc::tensor::{DType, Shape};
+use smallvec::SmallVec;
 
 /// One inference, as parsed: bounded, but not yet held against the model's declaration.
 #[derive(Debug, Clone)]
@@ -23,10 +24,13 @@ pub struct InferRequest {
 #[derive(Debug, Clone)]
 pub enum Inputs {
     /// Each with its name, type and shape.
-    Named(Vec<InputTensor>),
+    Named(InputTensors),
     /// Bytes alone, for a model with a single input: type and shape follow from its declaration.
     Raw(Bytes),
 }
+
+/// Most models have one input or two.
+pub type InputTensors = SmallVec<[InputTensor; 2]>;
 
 /// A dense tensor, little endian, rows first.
 #[derive(Debug, Clone)]

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use casemate_ipc::id::ModelId;
 use casemate_ipc::tensor::{DType, Shape};
+use smallvec::SmallVec;
 
 /// The answer to one inference.
 #[derive(Debug, Clone)]
@@ -12,7 +13,7 @@ pub struct InferResponse {
     /// The client's own mark.
     pub id: Option<String>,
     /// The outputs that were wanted, in the order in which they were.
-    pub outputs: Vec<OutputTensor>,
+    pub outputs: SmallVec<[OutputTensor; 2]>,
 }
 
 /// A dense tensor, little endian, rows first; checked against the model's declaration.

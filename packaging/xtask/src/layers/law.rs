@@ -155,7 +155,7 @@ pub(super) const PLACES: &[PlaceLaw] = &[
         bans: &[
             Ban::Under(&["crate", "batch"]),
             Ban::Under(&["crate", "fleet"]),
-            Ban::Sibling { of: &["crate", "protocol"], shared: &["answer", "intake", "numbers", "pieces"] },
+            Ban::Sibling { of: &["crate", "protocol"], shared: &["answer", "intake", "numbers", "pieces", "slate"] },
         ],
         why: "a protocol sees the pipeline and the vocabulary: not batch, not fleet, not another protocol",
     },

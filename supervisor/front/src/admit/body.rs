@@ -5,11 +5,12 @@ use bytes::Bytes;
 use casemate_ipc::shm::arena::ALIGN;
 use casemate_ipc::tensor::{DType, ModelSignature, Shape, TensorSpec};
 use casemate_ipc::work::Declared;
+use smallvec::{SmallVec, smallvec};
 
 use super::head::{Time, Visitor};
-use crate::batch::job::{Answer, Job, Tensor};
+use crate::batch::job::{Answer, Job, Tensor, Tensors};
 use crate::refusal::{Kind, Refusal};
-use crate::request::{InferRequest, InputTensor, Inputs};
+use crate::request::{InferRequest, InputTensor, InputTensors, Inputs};
 
 /// Places of the outputs that are wanted; all of them where nothing was said.
 pub type Wanted = Option<Vec<usize>>;
@@ -25,7 +26,7 @@ pub fn admit(
     let wanted = wanted(request.outputs.as_deref(), signature)?;
     let inputs = match request.inputs {
         Inputs::Named(tensors) => arrange(tensors, signature)?,
-        Inputs::Raw(data) => vec![raw(data, signature)?],
+        Inputs::Raw(data) => smallvec![raw(data, signature)?],
     };
     for (tensor, spec) in inputs.iter().zip(&signature.inputs) {
         // The parsers look too; this is the last place before libtorch, where a third truth value is undefined behaviour.
@@ -74,8 +75,8 @@ fn wanted(names: Option<&[String]>, signature: &ModelSignature) -> Result<Wanted
 }
 
 /// Puts the tensors into the order of the declaration.
-fn arrange(tensors: Vec<InputTensor>, signature: &ModelSignature) -> Result<Vec<Tensor>, Refusal> {
-    let mut places: Vec<Option<Tensor>> = signature.inputs.iter().map(|_| None).collect();
+fn arrange(tensors: InputTensors, signature: &ModelSignature) -> Result<Tensors, Refusal> {
+    let mut places: SmallVec<[Option<Tensor>; 2]> = signature.inputs.iter().map(|_| None).collect();
     for tensor in tensors {
         let InputTensor { name, dtype, shape, data } = tensor;
         let Some(index) = signature.inputs.iter().position(|spec| spec.name == name) else {
@@ -97,16 +98,12 @@ fn arrange(tensors: Vec<InputTensor>, signature: &ModelSignature) -> Result<Vec<
             return Err(Refusal::invalid(format!("input {name:?} is given twice")));
         }
     }
-    let missing: Vec<String> = signature
-        .inputs
-        .iter()
-        .zip(&places)
-        .filter(|(_, place)| place.is_none())
-        .map(|(spec, _)| spec.to_string())
-        .collect();
-    // As an `Option` of all it is made in place, in the list that there is.
-    let all = places.into_iter().collect::<Option<_>>();
-    all.ok_or_else(|| Refusal::invalid(format!("input missing: {}", missing.join(", "))))
+    if places.contains(&None) {
+        let missing = signature.inputs.iter().zip(&places).filter(|(_, place)| place.is_none());
+        let missing: Vec<String> = missing.map(|(spec, _)| spec.to_string()).collect();
+        return Err(Refusal::invalid(format!("input missing: {}", missing.join(", "))));
+    }
+    Ok(places.into_iter().flatten().collect())
 }
 
 /// A body that is one tensor and nothing else: its shape follows from its length, if at most one dimension is free.
@@ -123,7 +120,7 @@ fn raw(data: Bytes, signature: &ModelSignature) -> Result<Tensor, Refusal> {
         0 => return Err(refuse(format!("it must have {unit} bytes"))),
         1 if unit > 0 && data.len().is_multiple_of(unit) => {
             let count = (data.len() / unit) as u64;
-            Shape::new(spec.dims.iter().map(|d| d.unwrap_or(count)).collect()).map_err(|e| refuse(e.to_string()))?
+            Shape::from_dims(spec.dims.iter().map(|d| d.unwrap_or(count))).map_err(|e| refuse(e.to_string()))?
         }
         1 => return Err(refuse(format!("its length must be a multiple of {unit}"))),
         _ => return Err(refuse("more than one dimension is free; say the shape in a JSON header".to_owned())),

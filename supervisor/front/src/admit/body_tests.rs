@@ -34,7 +34,7 @@ fn run(declared: &Declared, inputs: Inputs, outputs: Option<Vec<String>>) -> Res
 fn inputs_are_put_into_the_order_of_the_declaration() {
     let declared = declared(&["a:f32[-1,2]", "b:i64[-1]"], &["y:f32[-1]", "z:f32[-1]"]);
     let inputs = vec![tensor("b", DType::Int64, &[3]), tensor("a", DType::Fp32, &[3, 2])];
-    let (job, wanted) = run(&declared, Inputs::Named(inputs), Some(vec!["z".into()])).unwrap();
+    let (job, wanted) = run(&declared, Inputs::Named(inputs.into()), Some(vec!["z".into()])).unwrap();
     assert_eq!(job.inputs()[0].shape.dims(), [3, 2]);
     assert_eq!((job.rows(), wanted), (Some(3), Some(vec![1])));
 }
@@ -59,10 +59,10 @@ fn everything_that_does_not_fit_is_refused_with_a_reason() {
         (vec![tensor("a", DType::Fp32, &[600, 2]), tensor("b", DType::Int64, &[600])], "at most 4096"),
     ];
     for (inputs, expected) in cases {
-        let refusal = run(&declared, Inputs::Named(inputs), None).unwrap_err();
+        let refusal = run(&declared, Inputs::Named(inputs.into()), None).unwrap_err();
         assert!(refusal.message.contains(expected), "{:?} lacks {expected:?}", refusal.message);
     }
-    let refusal = run(&declared, Inputs::Named(vec![a(), b()]), Some(vec!["q".into()])).unwrap_err();
+    let refusal = run(&declared, Inputs::Named(vec![a(), b()].into()), Some(vec!["q".into()])).unwrap_err();
     assert!(refusal.message.contains("no output \"q\""));
 }
 

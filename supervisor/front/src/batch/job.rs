@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use casemate_ipc::tensor::Shape;
+use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
 use crate::admit::permit::Permit;
@@ -14,7 +15,7 @@ use crate::trace::{Stage, Trace};
 /// An admitted request.
 #[derive(Debug)]
 pub struct Job {
-    inputs: Vec<Tensor>,
+    inputs: Tensors,
     rows: Option<u64>,
     deadline: Instant,
     limit: Instant,
@@ -22,7 +23,7 @@ pub struct Job {
     alone: bool,
     begun_again: bool,
     trace: Trace,
-    answer: oneshot::Sender<Result<Vec<Tensor>, Refusal>>,
+    answer: oneshot::Sender<Result<Tensors, Refusal>>,
     /// Freed with the job: a withdrawn request gives its room back when it falls out of the queue.
     _permit: Permit,
 }
@@ -36,12 +37,16 @@ pub struct Tensor {
     pub data: Bytes,
 }
 
+/// The tensors of one request or answer, in the declaration's order. Most models have one or two on each side.
+pub type Tensors = SmallVec<[Tensor; 2]>;
+
 /// Where a job's answer comes: one tensor for each declared output.
-pub type Answer = oneshot::Receiver<Result<Vec<Tensor>, Refusal>>;
+pub type Answer = oneshot::Receiver<Result<Tensors, Refusal>>;
 
 impl Job {
     /// A job, and where its answer will come. Dropping the receiver withdraws the job.
-    pub fn new(inputs: Vec<Tensor>, rows: Option<u64>, deadline: Instant, permit: Permit) -> (Self, Answer) {
+    pub fn new(inputs: impl Into<Tensors>, rows: Option<u64>, deadline: Instant, permit: Permit) -> (Self, Answer) {
+        let inputs = inputs.into();
         let (answer, receiver) = oneshot::channel();
         let (limit, queued, trace) = (deadline, Instant::now(), Trace::default());
         let (alone, begun_again, _permit) = (false, false, permit);
@@ -118,7 +123,7 @@ impl Job {
     }
 
     /// Answers it; a client that is gone misses nothing.
-    pub fn answer(self, result: Result<Vec<Tensor>, Refusal>) {
+    pub fn answer(self, result: Result<Tensors, Refusal>) {
         self.trace.end(Stage::Sanitise);
         let _ = self.answer.send(result);
     }

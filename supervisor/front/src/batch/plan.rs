@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use smallvec::SmallVec;
+
 use super::job::Job;
 
 /// The rule's numbers, from the model's manifest and the arena.
@@ -15,13 +17,16 @@ pub struct Rule {
     pub max_bytes: u64,
 }
 
+/// Places in the queue.
+pub type Riders = SmallVec<[usize; 8]>;
+
 /// What to do now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Departure {
     /// Nobody waits.
     Empty,
     /// The first leaves with these others: places in the queue, in rising order, the first always 0.
-    Now(Vec<usize>),
+    Now(Riders),
     /// Company may still come; ask again then.
     At(Instant),
 }
@@ -37,7 +42,7 @@ pub fn plan<'a>(waiting: impl IntoIterator<Item = &'a Job>, rule: Rule, run: Dur
         return Departure::Empty;
     };
     let most = usize::try_from(rule.max_rows).unwrap_or(usize::MAX).max(1);
-    let mut riders = Vec::with_capacity(waiting.size_hint().0.saturating_add(1).min(most));
+    let mut riders = Riders::with_capacity(waiting.size_hint().0.saturating_add(1).min(most));
     riders.push(0);
     let (Some(mut rows), true) = (first.rows(), rule.max_rows > 1) else {
         return Departure::Now(riders);

@@ -1,19 +1,21 @@
 //! One answer back into many: each job gets its own rows, as slices of the one copy.
 
-use super::job::{Job, Tensor};
+use smallvec::{SmallVec, smallvec};
+
+use super::job::{Job, Tensor, Tensors};
 
 /// The tensors of each job, in order. `None` where the answer does not have the rows that went in: then no row can be
 /// given to anybody, since nobody could say whose it is.
-pub fn split(jobs: &[Job], outputs: &[Tensor]) -> Option<Vec<Vec<Tensor>>> {
+pub fn split(jobs: &[Job], outputs: Tensors) -> Option<SmallVec<[Tensors; 1]>> {
     if let [_] = jobs {
-        return Some(vec![outputs.to_vec()]);
+        return Some(smallvec![outputs]);
     }
     let total = jobs.iter().map(Job::rows).sum::<Option<u64>>()?;
     let mut first = 0;
-    let mut parts = Vec::with_capacity(jobs.len());
+    let mut parts = SmallVec::with_capacity(jobs.len());
     for job in jobs {
         let rows = job.rows()?;
-        let part = outputs.iter().map(|tensor| cut(tensor, total, first, rows)).collect::<Option<Vec<_>>>()?;
+        let part = outputs.iter().map(|tensor| cut(tensor, total, first, rows)).collect::<Option<Tensors>>()?;
         parts.push(part);
         first += rows;
     }
@@ -53,7 +55,7 @@ mod tests {
     #[test]
     fn everybody_gets_exactly_their_rows() {
         let jobs = [job(1), job(2)];
-        let parts = split(&jobs, &[tensor(&[3, 2]), tensor(&[3])]).unwrap();
+        let parts = split(&jobs, smallvec![tensor(&[3, 2]), tensor(&[3])]).unwrap();
         assert_eq!(parts[0][0].data, Bytes::from_static(&[0, 1]));
         assert_eq!(parts[1][0].data, Bytes::from_static(&[2, 3, 4, 5]));
         assert_eq!(parts[1][0].shape.dims(), [2, 2]);
@@ -63,8 +65,8 @@ mod tests {
     #[test]
     fn rows_that_do_not_add_up_are_given_to_nobody() {
         let jobs = [job(1), job(2)];
-        assert!(split(&jobs, &[tensor(&[2, 2])]).is_none());
-        assert!(split(&jobs, &[tensor(&[4])]).is_none());
-        assert!(split(&jobs, &[tensor(&[])]).is_none());
+        assert!(split(&jobs, smallvec![tensor(&[2, 2])]).is_none());
+        assert!(split(&jobs, smallvec![tensor(&[4])]).is_none());
+        assert!(split(&jobs, smallvec![tensor(&[])]).is_none());
     }
 }

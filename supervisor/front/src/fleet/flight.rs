@@ -4,13 +4,12 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use casemate_ipc::id::BatchId;
 use casemate_ipc::shm::arena::{ALIGN, ArenaError};
-use casemate_ipc::tensor::{ModelSignature, TensorSpec};
-use casemate_ipc::work::ToWorker;
+use casemate_ipc::tensor::{DType, ModelSignature, Shape};
+use casemate_ipc::work::{Placed, ToWorker};
 
-use super::link::{Link, LinkError, Load};
+use super::link::{LARGE, Link, LinkError, Load};
 use crate::batch::job::Job;
 use crate::trace::Stage;
 
@@ -22,6 +21,8 @@ pub struct Flight {
     given: u64,
     instances: usize,
     ahead: bool,
+    /// Where the last batch lay: the list is used again.
+    placed: Vec<Placed>,
 }
 
 /// What a worker leaves behind.
@@ -89,7 +90,14 @@ impl Flight {
     /// instance may be given: not where another worker could begin it at once.
     pub fn new(slots: u32, instances: u32, ahead: bool) -> Self {
         let instances = usize::try_from(instances).unwrap_or(usize::MAX).max(1);
-        Self { running: VecDeque::new(), free: (0..slots).rev().collect(), given: 0, instances, ahead }
+        Self {
+            running: VecDeque::new(),
+            free: (0..slots).rev().collect(),
+            given: 0,
+            instances,
+            ahead,
+            placed: Vec::new(),
+        }
     }
 
     /// Writes the jobs into a free slot and gives them to the worker. Nothing is done without a free slot.
@@ -99,7 +107,15 @@ impl Flight {
         };
         let rows = jobs.iter().map(Job::rows).sum::<Option<u64>>();
         let until = jobs.iter().map(Job::deadline).max();
-        let inputs = match link.place(slot, loads(&jobs, rows, signature), until).await {
+        let bytes = jobs.iter().map(Job::bytes).fold(0, u64::saturating_add);
+        let placed = if bytes > LARGE {
+            link.place(slot, loads(&jobs, rows, signature), until).await
+        } else {
+            let mut placed = std::mem::take(&mut self.placed);
+            placed.clear();
+            link.place_small(slot, inputs(&jobs, rows, signature), &mut placed).map(|()| Some(placed))
+        };
+        let inputs = match placed {
             Ok(Some(inputs)) => inputs,
             Ok(None) => {
                 self.free.push(slot);
@@ -112,7 +128,12 @@ impl Flight {
         };
         self.given += 1;
         let batch = BatchId(self.given);
-        if let Err(error) = link.send(&ToWorker::Run { batch, slot, inputs }) {
+        let message = ToWorker::Run { batch, slot, inputs };
+        let sent = link.send(&message);
+        if let ToWorker::Run { inputs, .. } = message {
+            self.placed = inputs;
+        }
+        if let Err(error) = sent {
             self.free.push(slot);
             return Err(NotGiven::Link(error, jobs));
         }
@@ -198,16 +219,25 @@ const MOMENT: Duration = Duration::from_millis(50);
 const USUAL_RUNS: u32 = 4;
 
 /// What one run takes: of each input, the tensors of all jobs as one.
-fn loads(jobs: &[Job], rows: Option<u64>, signature: &ModelSignature) -> Vec<Load> {
-    let load = |(index, spec): (usize, &TensorSpec)| {
-        let tensors = || jobs.iter().filter_map(|job| job.inputs().get(index));
-        let parts: Vec<Bytes> = tensors().map(|tensor| tensor.data.clone()).collect();
-        let first = tensors().next().map(|tensor| &tensor.shape);
+fn inputs<'j>(
+    jobs: &'j [Job],
+    rows: Option<u64>,
+    signature: &ModelSignature,
+) -> impl Iterator<Item = (DType, Shape, impl Iterator<Item = &'j [u8]> + Clone + use<'j>)> {
+    signature.inputs.iter().enumerate().map(move |(index, spec)| {
+        let tensors = jobs.iter().filter_map(move |job| job.inputs().get(index));
+        let first = tensors.clone().next().map(|tensor| &tensor.shape);
         let shape = match rows {
             Some(rows) if jobs.len() > 1 => first.map(|shape| shape.with_rows(rows)),
             _ => first.cloned(),
         };
-        Load { dtype: spec.dtype, shape: shape.unwrap_or_default(), parts }
-    };
-    signature.inputs.iter().enumerate().map(load).collect()
+        (spec.dtype, shape.unwrap_or_default(), tensors.map(|tensor| &tensor.data[..]))
+    })
+}
+
+/// The same to be carried elsewhere.
+fn loads(jobs: &[Job], rows: Option<u64>, signature: &ModelSignature) -> Vec<Load> {
+    let parts = |index: usize| jobs.iter().filter_map(move |job| Some(job.inputs().get(index)?.data.clone())).collect();
+    let load = |(index, (dtype, shape, _))| Load { dtype, shape, parts: parts(index) };
+    inputs(jobs, rows, signature).enumerate().map(load).collect()
 }

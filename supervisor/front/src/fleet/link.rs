@@ -15,7 +15,7 @@ use tokio::task::yield_now;
 
 use super::registered;
 use super::sanitise::{Unbelieved, sanitise};
-use crate::batch::job::Tensor;
+use crate::batch::job::Tensors;
 use crate::desk::{Desk, Undone};
 
 /// One worker's channel and memory.
@@ -67,18 +67,32 @@ impl Link {
         Ok(Self { channel, requests, responses, desk, buffer: PacketBuffer::default() })
     }
 
-    /// Lays the inputs of a run into a slot that the worker does not have.
+    /// Lays the inputs of a run, of which nothing is large, into a slot that the worker does not have: each of this type and
+    /// shape, and in so many parts. Their places are added to `placed`.
+    pub fn place_small<'p, P: Iterator<Item = &'p [u8]> + Clone>(
+        &self,
+        slot: u32,
+        loads: impl Iterator<Item = (DType, Shape, P)>,
+        placed: &mut Vec<Placed>,
+    ) -> Result<(), ArenaError> {
+        let mut slot = self.requests.slot(slot)?;
+        for (dtype, shape, parts) in loads {
+            placed.push(slot.place_parts(dtype, shape, parts)?);
+        }
+        Ok(())
+    }
+
+    /// The same at a desk, for large ones.
     ///
-    /// Nothing is done, and nothing is given, where no desk is free for large ones before `until`: nobody waits any more then.
+    /// Nothing is done, and nothing is given, where no desk is free for them before `until`: nobody waits any more then.
     pub async fn place(
         &self,
         slot: u32,
         loads: Vec<Load>,
         until: Option<Instant>,
     ) -> Result<Option<Vec<Placed>>, ArenaError> {
-        let bytes = loads.iter().flat_map(|load| &load.parts).map(Bytes::len).fold(0, usize::saturating_add);
         let requests = Arc::clone(&self.requests);
-        match self.desk.finish_if(bytes > LARGE, until, move || fill(&requests, slot, loads)).await {
+        match self.desk.finish_if(true, until, move || fill(&requests, slot, loads)).await {
             Ok(placed) => placed.map(Some),
             Err(Undone::Late) => Ok(None),
             Err(Undone::Panicked) => Err(ArenaError::Slot(slot)),
@@ -93,12 +107,12 @@ impl Link {
         declared: &Arc<Declared>,
         rows: Option<u64>,
         until: Option<Instant>,
-    ) -> Result<Option<Vec<Tensor>>, Unbelieved> {
+    ) -> Result<Option<Tensors>, Unbelieved> {
         // The worker's own figures; whatever they are, they only say where the work is done.
         let bytes = placed.iter().fold(0, |sum: u64, tensor| sum.saturating_add(tensor.bytes));
         let (responses, declared) = (Arc::clone(&self.responses), Arc::clone(declared));
         let work = move || sanitise(&responses, slot, &placed, &declared, rows);
-        match self.desk.finish_if(bytes > LARGE as u64, until, work).await {
+        match self.desk.finish_if(bytes > LARGE, until, work).await {
             Ok(taken) => taken.map(Some),
             Err(Undone::Late) => Ok(None),
             Err(Undone::Panicked) => Err(Unbelieved::Lie("its answer could not be read".to_owned())),
@@ -148,15 +162,12 @@ impl Link {
 
 fn fill(requests: &Writer, slot: u32, loads: Vec<Load>) -> Result<Vec<Placed>, ArenaError> {
     let mut slot = requests.slot(slot)?;
-    let place = |Load { dtype, shape, parts }| {
-        let parts: Vec<&[u8]> = parts.iter().map(Bytes::as_ref).collect();
-        slot.place(dtype, shape, &parts)
-    };
+    let place = |Load { dtype, shape, parts }| slot.place_parts(dtype, shape, parts.iter().map(Bytes::as_ref));
     loads.into_iter().map(place).collect()
 }
 
 /// More is not copied by the reactor's thread.
-const LARGE: usize = 1 << 20;
+pub const LARGE: u64 = 1 << 20;
 
 fn bounded(message: FromWorker) -> Result<FromWorker, LinkError> {
     match &message {

@@ -7,7 +7,7 @@ use casemate_ipc::tensor::{DType, ModelSignature, TensorError, TensorSpec};
 use casemate_ipc::work::{Declared, MAX_BATCH_DELAY_US, MAX_BATCH_SIZE, MAX_DEADLINE_MS, Placed};
 use thiserror::Error;
 
-use crate::batch::job::Tensor;
+use crate::batch::job::{Tensor, Tensors};
 
 /// Why a worker's answer is not believed. Its text is ours, but it speaks of the model, so it goes to the log.
 #[derive(Debug, Error)]
@@ -27,13 +27,13 @@ pub fn sanitise(
     placed: &[Placed],
     declared: &Declared,
     rows: Option<u64>,
-) -> Result<Vec<Tensor>, Unbelieved> {
+) -> Result<Tensors, Unbelieved> {
     let specs = &declared.signature.outputs;
     if placed.len() != specs.len() {
         return Err(Unbelieved::Lie(format!("{} outputs came, {} are declared", placed.len(), specs.len())));
     }
     let batched = declared.signature.is_batched();
-    let mut outputs = Vec::with_capacity(placed.len());
+    let mut outputs = Tensors::with_capacity(placed.len());
     let mut free = 0;
     for (index, (place, spec)) in placed.iter().zip(specs).enumerate() {
         // The worker has checked type and shape before it answered, so another one here is not the model's doing.
@@ -132,7 +132,7 @@ mod tests {
         }
     }
 
-    fn answer(output: &str, dtype: DType, dims: &[u64], data: &[u8], rows: u64) -> Result<Vec<Tensor>, Unbelieved> {
+    fn answer(output: &str, dtype: DType, dims: &[u64], data: &[u8], rows: u64) -> Result<Tensors, Unbelieved> {
         let (reader, file) = arena::responses(GEOMETRY).unwrap();
         let writer = Writer::open(&file, GEOMETRY).unwrap();
         let placed = writer.slot(0).unwrap().place(dtype, Shape::new(dims.to_vec()).unwrap(), &[data]).unwrap();

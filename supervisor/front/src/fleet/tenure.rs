@@ -335,7 +335,7 @@ impl Tenure {
         match self.link.take(running.slot, placed, declared, running.rows, running.deadline()).await {
             // All of them were late before a desk was free, and have been told by their own clocks.
             Ok(None) => {}
-            Ok(Some(outputs)) => match split::split(&running.jobs, &outputs) {
+            Ok(Some(outputs)) => match split::split(&running.jobs, outputs) {
                 Some(parts) => {
                     for (job, part) in running.jobs.into_iter().zip(parts) {
                         job.answer(Ok(part));

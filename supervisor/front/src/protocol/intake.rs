@@ -9,6 +9,7 @@ use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use tokio::time::timeout;
 
+use super::slate::{SHORT, Slate};
 use crate::admit::head::Visitor;
 use crate::metrics::Metrics;
 use crate::pipeline::Pipeline;
@@ -29,6 +30,8 @@ pub struct Intake {
     pub trace: bool,
     /// How long a body may take.
     pub body_time: Duration,
+    /// Where short texts are written.
+    pub slate: Slate,
 }
 
 /// A request that has been read.
@@ -62,6 +65,8 @@ impl Intake {
             Some(patience) => timeout(patience, reading).await.map_err(|_| Refusal::impatient(patience))??,
             None => reading.await?,
         };
+        // A short one is taken out of the parser's buffer: a few bytes in the queue would keep all 8 KiB of it.
+        let body = if body.len() <= SHORT { self.slate.copy(&body) } else { body };
         self.metrics.bytes_in(body.len() as u64);
         trace.end(Stage::Read);
         Ok(Taken { visitor, headers: head.headers, body, trace })

@@ -5,3 +5,4 @@ pub mod intake;
 pub mod numbers;
 pub mod oip;
 pub mod pieces;
+pub mod slate;

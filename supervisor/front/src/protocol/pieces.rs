@@ -1,9 +1,9 @@
 //! A body that lies in several places: sent from there, in one call of the kernel, without being put together first.
 
-use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::vec;
 
 use axum::body::HttpBody;
 use bytes::Bytes;
@@ -12,17 +12,16 @@ use hyper::body::{Frame, SizeHint};
 /// Pieces of a body, in their order.
 #[derive(Debug)]
 pub struct Pieces {
-    left: VecDeque<Bytes>,
+    first: Bytes,
+    others: vec::IntoIter<Bytes>,
     bytes: u64,
 }
 
 impl Pieces {
     /// A body of these parts; empty ones are left out.
     pub fn new(first: Bytes, others: Vec<Bytes>) -> Self {
-        let all = std::iter::once(first).chain(others);
-        let left: VecDeque<Bytes> = all.filter(|part| !part.is_empty()).collect();
-        let bytes = left.iter().map(|part| part.len() as u64).sum();
-        Self { left, bytes }
+        let bytes = others.iter().chain([&first]).map(|part| part.len() as u64).sum();
+        Self { first, others: others.into_iter(), bytes }
     }
 }
 
@@ -31,13 +30,14 @@ impl HttpBody for Pieces {
     type Error = Infallible;
 
     fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let part = self.left.pop_front();
+        let first = std::mem::take(&mut self.first);
+        let part = [first].into_iter().chain(self.others.by_ref()).find(|part| !part.is_empty());
         self.bytes -= part.as_ref().map_or(0, |part| part.len() as u64);
         Poll::Ready(part.map(|part| Ok(Frame::data(part))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.left.is_empty()
+        self.bytes == 0
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -6,9 +6,8 @@ use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
 
-use super::routes::Answers;
+use super::routes::{Answers, Reply};
 use crate::alarm::Alarm;
-use axum::response::Response;
 use bytes::Bytes;
 use casemate_config::Limits;
 use hyper::body::Incoming;
@@ -145,7 +144,7 @@ async fn answer(
     routes: impl Answers,
     request: hyper::Request<Incoming>,
     pace: Pace,
-) -> Result<Response, std::convert::Infallible> {
+) -> Result<hyper::Response<Reply>, std::convert::Infallible> {
     let response = routes.answer(request).await;
     pace.enter(Phase::Writing);
     Ok(response)

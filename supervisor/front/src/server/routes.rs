@@ -2,21 +2,25 @@
 //! protocol's own form for paths and verbs that do not exist.
 
 use std::hash::{BuildHasher, RandomState};
+use std::io::Write;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::Request;
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
+use http_body_util::Either;
 use hyper::body::Incoming;
 use tower::ServiceExt;
 
 use crate::metrics::Metrics;
 use crate::protocol::intake::Intake;
 use crate::protocol::oip;
+use crate::protocol::pieces::Pieces;
+use crate::protocol::slate::Slate;
 use crate::refusal::{Kind, Refusal};
 use crate::server::ops;
 use crate::telemetry::escape;
@@ -24,10 +28,13 @@ use crate::telemetry::escape;
 /// A request's mark in both directions.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
+/// The body of an answer: that of an inference as it is, all others in axum's box.
+pub type Reply = Either<Pieces, Body>;
+
 /// Whoever answers what comes over a connection.
 pub trait Answers: Clone + Send + Unpin + 'static {
     /// The answer to one request.
-    fn answer(self, request: hyper::Request<Incoming>) -> impl Future<Output = Response> + Send;
+    fn answer(self, request: hyper::Request<Incoming>) -> impl Future<Output = hyper::Response<Reply>> + Send;
 }
 
 /// Every route of the public listener.
@@ -41,18 +48,21 @@ impl Routes {
     /// The routes over what they share.
     pub fn new(intake: Intake) -> Self {
         let router = oip::router().merge(ops::router()).with_state(intake.clone());
-        Self { router: dress(router, intake.metrics.clone()), intake }
+        Self { router: dress(router, intake.metrics.clone(), intake.slate.clone()), intake }
     }
 }
 
 impl Answers for Routes {
     /// An inference goes its way at once. The router gives the same answer, after a dozen allocations.
-    async fn answer(self, request: hyper::Request<Incoming>) -> Response {
+    async fn answer(self, request: hyper::Request<Incoming>) -> hyper::Response<Reply> {
         match oip::target(request.method(), request.uri().path()) {
             Some(target) => {
-                let mark = Mark::of(&request);
-                let answer = oip::run(&self.intake, target, request).await;
-                mark.put(answer.unwrap_or_else(IntoResponse::into_response))
+                let mark = Mark::of(&request, &self.intake.slate);
+                let answer = match oip::run(&self.intake, target, request).await {
+                    Ok(answer) => answer.map(Either::Left),
+                    Err(refusal) => refusal.into_response().map(Either::Right),
+                };
+                mark.put(answer)
             }
             None => self.router.answer(request).await,
         }
@@ -60,19 +70,20 @@ impl Answers for Routes {
 }
 
 impl Answers for Router {
-    async fn answer(self, request: hyper::Request<Incoming>) -> Response {
-        self.oneshot(request.map(Body::new)).await.unwrap_or_else(|never| match never {})
+    async fn answer(self, request: hyper::Request<Incoming>) -> hyper::Response<Reply> {
+        let answer = self.oneshot(request.map(Body::new)).await.unwrap_or_else(|never| match never {});
+        answer.map(Either::Right)
     }
 }
 
 /// What every answer has, whatever route gave it.
-fn dress(router: Router, metrics: Metrics) -> Router {
+fn dress(router: Router, metrics: Metrics, slate: Slate) -> Router {
     let no_path = refuse(&metrics, Kind::NotFound, "no such path; /v2 and /casemate/v1/models are where to start");
     let no_verb = refuse(&metrics, Kind::Method, "this path does not take this method; the header Allow says which");
     router
         .method_not_allowed_fallback(move || async move { no_verb() })
         .fallback(move || async move { no_path() })
-        .layer(middleware::from_fn(mark))
+        .layer(middleware::from_fn_with_state(slate, mark))
 }
 
 fn refuse(metrics: &Metrics, kind: Kind, message: &'static str) -> impl Fn() -> Refusal + Clone + Send + 'static {
@@ -83,8 +94,8 @@ fn refuse(metrics: &Metrics, kind: Kind, message: &'static str) -> impl Fn() -> 
     }
 }
 
-async fn mark(request: Request, next: Next) -> Response {
-    let mark = Mark::of(&request);
+async fn mark(State(slate): State<Slate>, request: Request, next: Next) -> Response {
+    let mark = Mark::of(&request, &slate);
     mark.put(next.run(request).await)
 }
 
@@ -96,13 +107,13 @@ struct Mark {
 }
 
 impl Mark {
-    fn of<B>(request: &hyper::Request<B>) -> Self {
+    fn of<B>(request: &hyper::Request<B>, slate: &Slate) -> Self {
         let logged =
             tracing::enabled!(tracing::Level::DEBUG).then(|| (request.method().clone(), escape(request.uri().path())));
-        Self { id: given(request.headers()).unwrap_or_else(make), logged }
+        Self { id: given(request.headers()).unwrap_or_else(|| make(slate)), logged }
     }
 
-    fn put(self, mut response: Response) -> Response {
+    fn put<B>(self, mut response: hyper::Response<B>) -> hyper::Response<B> {
         let Self { id, logged } = self;
         if let Some((method, path)) = logged {
             let status = response.status().as_u16();
@@ -123,13 +134,15 @@ fn given(headers: &HeaderMap) -> Option<HeaderValue> {
 }
 
 /// A mark that this process never gives twice, and that says nothing about how many came before.
-fn make() -> HeaderValue {
+fn make(slate: &Slate) -> HeaderValue {
     static KEY: OnceLock<RandomState> = OnceLock::new();
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let key = KEY.get_or_init(RandomState::new);
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
-    let text = format!("{:016x}{:016x}", key.hash_one(count), key.hash_one((count, "low half")));
-    HeaderValue::from_str(&text).unwrap_or_else(|_| HeaderValue::from_static("-"))
+    let (high, low) = (key.hash_one(count), key.hash_one((count, "low half")));
+    // Writing into memory has no way to fail, and digits may stand in a header.
+    let (text, _) = slate.write(|text| write!(text, "{high:016x}{low:016x}"));
+    HeaderValue::from_maybe_shared(text).unwrap_or_else(|_| HeaderValue::from_static("-"))
 }
 
 #[cfg(test)]
@@ -142,7 +155,7 @@ mod tests {
     use super::*;
 
     async fn ask(method: &str, path: &str, id: Option<&str>) -> (Response<()>, String) {
-        let app = dress(Router::new().route("/here", get(|| async { "yes" })), Metrics::new());
+        let app = dress(Router::new().route("/here", get(|| async { "yes" })), Metrics::new(), Slate::default());
         let mut request = Request::builder().method(method).uri(path);
         if let Some(id) = id {
             request = request.header(REQUEST_ID, id);

@@ -1,5 +1,6 @@
 use bytes::Bytes;
 use casemate_ipc::tensor::Shape;
+use smallvec::smallvec;
 
 use super::*;
 use crate::admit::permit::Room;
@@ -19,7 +20,7 @@ fn at_once(max_rows: u64) -> Rule {
 
 fn riders(jobs: &[Job], rule: Rule) -> Vec<usize> {
     match plan(jobs, rule, Duration::ZERO, Instant::now() + Duration::from_millis(1)) {
-        Departure::Now(riders) => riders,
+        Departure::Now(riders) => riders.into_vec(),
         other => panic!("{other:?}"),
     }
 }
@@ -48,9 +49,9 @@ fn company_is_waited_for_as_long_as_the_manifest_says() {
     let one = [job(Some(1), 4)];
     let leave = one[0].queued() + rule.delay;
     assert_eq!(plan(&one, rule, ZERO, leave - Duration::from_millis(1)), Departure::At(leave));
-    assert_eq!(plan(&one, rule, ZERO, leave), Departure::Now(vec![0]));
+    assert_eq!(plan(&one, rule, ZERO, leave), Departure::Now(smallvec![0]));
     let two = [job(Some(1), 4), job(Some(1), 4)];
-    assert_eq!(plan(&two, rule, ZERO, Instant::now()), Departure::Now(vec![0, 1]));
+    assert_eq!(plan(&two, rule, ZERO, Instant::now()), Departure::Now(smallvec![0, 1]));
     assert_eq!(plan(&[], rule, ZERO, Instant::now()), Departure::Empty);
 }
 
@@ -64,8 +65,8 @@ fn nobody_waits_for_company_beyond_what_their_deadline_allows() {
         let Departure::At(leave) = plan(&jobs, rule, run, jobs[0].queued()) else { panic!("nobody waits") };
         let left = (jobs[0].deadline() - leave).as_secs_f64() - f64::from(left);
         assert!((0.0..0.6).contains(&left), "{left}");
-        assert_eq!(plan(&jobs, rule, run, leave), Departure::Now(vec![0, 1]));
+        assert_eq!(plan(&jobs, rule, run, leave), Departure::Now(smallvec![0, 1]));
     }
     let endless = Duration::from_secs(1 << 40);
-    assert_eq!(plan(&jobs, rule, endless, Instant::now()), Departure::Now(vec![0, 1]));
+    assert_eq!(plan(&jobs, rule, endless, Instant::now()), Departure::Now(smallvec![0, 1]));
 }

@@ -10,6 +10,7 @@ use casemate_ipc::tensor::{MAX_RANK, MAX_TENSORS};
 use serde::de::{Error, IgnoredAny, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
+use smallvec::SmallVec;
 
 /// A request.
 #[derive(Debug, Deserialize)]
@@ -83,7 +84,10 @@ pub(super) struct Dims {
 
 /// A list that ends in an error beyond [`Listed::MOST`], and whose errors name the entry.
 #[derive(Debug)]
-pub(super) struct Few<T>(pub(super) Vec<T>);
+pub(super) struct Few<T>(pub(super) Listing<T>);
+
+/// Most requests have one input or two, which then lie where they are read.
+pub(super) type Listing<T> = SmallVec<[T; 2]>;
 
 /// What stands in a bounded list.
 pub(super) trait Listed {
@@ -149,7 +153,7 @@ impl<'de, T: Listed + Deserialize<'de>> Visitor<'de> for FewVisitor<T> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
-        let mut list = Vec::new();
+        let mut list = Listing::new();
         loop {
             let entry = seq.next_element::<T>();
             let Some(entry) = entry.map_err(|e| A::Error::custom(format!("{}[{}]: {e}", T::LIST, list.len())))? else {

@@ -8,10 +8,10 @@ use serde::Serialize;
 
 use super::super::numbers;
 use super::binary::{self, Tail};
-use super::head::{InputHead, InputParameters, OutputHead, RequestHead};
+use super::head::{InputHead, InputParameters, Listing, OutputHead, RequestHead};
 use super::lift::{Lifted, lift};
 use crate::refusal::{Kind, Refusal};
-use crate::request::{InferRequest, InputTensor, Inputs};
+use crate::request::{InferRequest, InputTensor, InputTensors, Inputs};
 use crate::response::{InferResponse, OutputTensor};
 
 /// What the parser knows of a request besides its body.
@@ -62,7 +62,7 @@ pub fn parse(envelope: Envelope, body: &Bytes) -> Result<(InferRequest, Wanted),
 /// A request, but for what the path says.
 struct Parsed {
     id: Option<String>,
-    inputs: Vec<InputTensor>,
+    inputs: InputTensors,
     outputs: Option<Vec<String>>,
     wanted: Wanted,
 }
@@ -84,7 +84,7 @@ fn read(json: &[u8], lifted: Option<&Lifted<'_>>, mut tail: Tail, most: u64) -> 
     if head.inputs.0.is_empty() {
         return Err(Refusal::invalid("'inputs' is empty; send one entry for each input of the model"));
     }
-    let mut inputs: Vec<InputTensor> = Vec::with_capacity(head.inputs.0.len());
+    let mut inputs = InputTensors::with_capacity(head.inputs.0.len());
     let mut room = most;
     for (index, input) in head.inputs.0.into_iter().enumerate() {
         let input = tensor(index, input, lifted, &mut tail, &mut room, most)?;
@@ -99,34 +99,39 @@ fn read(json: &[u8], lifted: Option<&Lifted<'_>>, mut tail: Tail, most: u64) -> 
 
 /// Writes an answer. Tensors stand in the order of the response, whichever form each has.
 pub fn render(response: &InferResponse, wanted: &Wanted) -> Rendered {
+    let mut body = Vec::with_capacity(text_length(response, wanted).saturating_add(SMALL));
+    let (tail, json_length) = write(response, wanted, &mut body);
+    Rendered { body: body.into(), tail, json_length }
+}
+
+/// The same into memory that is there. Gives what is not in it: large binary tensors, and where the JSON ends.
+pub fn write(response: &InferResponse, wanted: &Wanted, out: &mut Vec<u8>) -> (Vec<Bytes>, Option<usize>) {
     let binary = |o: &&OutputTensor| wanted.is_binary(&o.name);
     let bytes: usize = response.outputs.iter().filter(binary).map(|o| o.data.len()).sum();
     let apart = bytes > SMALL;
-    let room = text_length(response, wanted).saturating_add(if apart { 0 } else { bytes });
-    let mut out = Vec::with_capacity(room);
     out.extend(b"{\"model_name\":");
-    text(response.model.name.as_str(), &mut out);
+    text(response.model.name.as_str(), out);
     out.extend(b",\"model_version\":");
-    text(response.model.version.as_str(), &mut out);
+    text(response.model.version.as_str(), out);
     if let Some(id) = &response.id {
         out.extend(b",\"id\":");
-        text(id, &mut out);
+        text(id, out);
     }
     out.extend(b",\"outputs\":[");
     for (i, output) in response.outputs.iter().enumerate() {
         out.extend(if i == 0 { &b"{\"name\":"[..] } else { b",{\"name\":" });
-        text(&output.name, &mut out);
+        text(&output.name, out);
         out.extend(b",\"datatype\":");
-        text(output.dtype.name(), &mut out);
+        text(output.dtype.name(), out);
         out.extend(b",\"shape\":");
-        text(output.shape.dims(), &mut out);
+        text(output.shape.dims(), out);
         if wanted.is_binary(&output.name) {
             out.extend(b",\"parameters\":{\"binary_data_size\":");
-            text(&output.data.len(), &mut out);
+            text(&output.data.len(), out);
             out.extend(b"}}");
         } else {
             out.extend(b",\"data\":");
-            numbers::write(&output.data, output.dtype, &mut out);
+            numbers::write(&output.data, output.dtype, out);
             out.push(b'}');
         }
     }
@@ -140,7 +145,7 @@ pub fn render(response: &InferResponse, wanted: &Wanted) -> Rendered {
             out.extend_from_slice(&output.data);
         }
     }
-    Rendered { body: out.into(), tail, json_length }
+    (tail, json_length)
 }
 
 /// About how long the text of an answer will be, in bytes.
@@ -189,11 +194,11 @@ fn tensor(
         return Err(wrong("datatype BYTES is for texts; the models of this server take numbers only".into()));
     }
     let dtype: DType = datatype.parse().map_err(|e| wrong(format!("{e}")))?;
-    let dims = shape.list().iter().enumerate().map(|(i, dim)| {
-        u64::try_from(*dim)
-            .map_err(|_| wrong(format!("shape[{i}] is {dim}; a tensor's own shape has no negative size")))
-    });
-    let shape = Shape::new(dims.collect::<Result<_, _>>()?).map_err(|e| wrong(e.to_string()))?;
+    if let Some((i, dim)) = shape.list().iter().enumerate().find(|(_, dim)| **dim < 0) {
+        return Err(wrong(format!("shape[{i}] is {dim}; a tensor's own shape has no negative size")));
+    }
+    let shape =
+        Shape::from_dims(shape.list().iter().map(|dim| dim.unsigned_abs())).map_err(|e| wrong(e.to_string()))?;
     let bytes = shape.bytes(dtype).map_err(|e| wrong(e.to_string()))?;
     *room = room.checked_sub(bytes as u64).ok_or_else(|| {
         let why = format!("inputs[{index}] '{name}': its {bytes} bytes bring the tensors beyond {most}, the limit");
@@ -227,7 +232,7 @@ fn tensor(
 /// The names that are wanted, and for each whether as bytes where that was said.
 type Outputs = (Option<Vec<String>>, Vec<(String, bool)>);
 
-fn wanted(list: Option<Vec<OutputHead<'_>>>) -> Result<Outputs, Refusal> {
+fn wanted(list: Option<Listing<OutputHead<'_>>>) -> Result<Outputs, Refusal> {
     // Triton's clients send an empty list for "all of them".
     let Some(list) = list.filter(|list| !list.is_empty()) else { return Ok((None, Vec::new())) };
     let mut names: Vec<String> = Vec::with_capacity(list.len());

@@ -5,11 +5,13 @@ mod head;
 pub mod json;
 mod lift;
 
+use std::io::Write;
+
 use axum::Router;
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{FromRequestParts, RawPathParams, Request, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderName, HeaderValue, Method, StatusCode};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::Response;
 use axum::routing::{get, post};
 use casemate_ipc::id::{ModelName, Version};
@@ -18,11 +20,14 @@ use serde::Serialize;
 use serde_json::json;
 
 use self::binary::JSON_LENGTH;
-use self::json::{Envelope, Rendered};
-use super::answer::{json, with_type};
+use self::json::{Envelope, Rendered, Wanted};
+use super::answer::json;
 use super::intake::{self, Intake};
 use super::pieces::Pieces;
+use super::slate::SHORT;
+use crate::admit::head::Clock;
 use crate::refusal::{Kind, Refusal};
+use crate::response::InferResponse;
 use crate::status::State as ModelState;
 use crate::trace::Stage;
 
@@ -66,7 +71,7 @@ impl FromRequestParts<Intake> for Target {
 // === inference ===
 
 async fn infer(State(intake): State<Intake>, target: Target, request: Request) -> Result<Response, Refusal> {
-    run(&intake, target, request).await
+    Ok(run(&intake, target, request).await?.map(Body::new))
 }
 
 /// What an inference's path names, where it is written plainly; whatever is not plain is the router's.
@@ -79,7 +84,11 @@ pub fn target(method: &Method, path: &str) -> Option<Target> {
 }
 
 /// The trip of one inference.
-pub async fn run<B>(intake: &Intake, target: Target, request: hyper::Request<B>) -> Result<Response, Refusal>
+pub async fn run<B>(
+    intake: &Intake,
+    target: Target,
+    request: hyper::Request<B>,
+) -> Result<hyper::Response<Pieces>, Refusal>
 where
     B: HttpBody<Data = Bytes> + Unpin,
 {
@@ -87,8 +96,10 @@ where
     let patience = intake::patience(request.headers()).map_err(|refusal| intake.refused(refusal))?;
     intake.pipeline.knock(&target.model, target.version.as_ref(), patience)?;
     let taken = intake.take(request, patience).await.map_err(|refusal| intake.refused(refusal))?;
-    let (visitor, body, trace) = (taken.visitor, taken.body, taken.trace);
-    let json_length = binary::json_length(&taken.headers).map_err(|refusal| intake.refused(refusal))?;
+    let (visitor, body, trace, mut headers) = (taken.visitor, taken.body, taken.trace, taken.headers);
+    let json_length = binary::json_length(&headers).map_err(|refusal| intake.refused(refusal))?;
+    // Their room is for the answer's, as hyper has that of an answer for the next request's.
+    headers.clear();
     let Target { model, version } = target;
     let envelope = Envelope { model, version, json_length, most: visitor.body_limit() };
     // Of the tensors behind a short JSON only BOOL is looked at, value by value.
@@ -106,28 +117,38 @@ where
     };
     let (request, wanted) = parsed.map_err(|refusal| intake.refused(refusal))?;
     trace.end(Stage::Parse);
-    let answer = intake.pipeline.infer(visitor, request, &trace).await?;
-    let rendered = if json::text_length(&answer, &wanted) > LONG {
+    let tell = |answer| tell(intake, clock, answer, wanted);
+    let Rendered { body, tail, json_length } = intake.pipeline.infer(visitor, request, &trace, tell).await?;
+    let mut response = hyper::Response::new(Pieces::new(body, tail));
+    let media_type = if json_length.is_some() { "application/octet-stream" } else { "application/json" };
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
+    if let Some(length) = json_length {
+        // Writing into memory has no way to fail, and digits may stand in a header.
+        let (digits, _) = intake.slate.write(|text| write!(text, "{length}"));
+        headers.extend(HeaderValue::from_maybe_shared(digits).ok().map(|length| (JSON_LENGTH, length)));
+    }
+    trace.end(Stage::Render);
+    let timing = trace.header().and_then(|text| HeaderValue::try_from(text).ok());
+    headers.extend(timing.map(|timing| (TIMING, timing)));
+    *response.headers_mut() = headers;
+    Ok(response)
+}
+
+/// An answer as the bytes of a body.
+async fn tell(intake: &Intake, clock: Clock, answer: InferResponse, wanted: Wanted) -> Result<Rendered, Refusal> {
+    let length = json::text_length(&answer, &wanted);
+    let rendered = if length > LONG {
         let id = answer.model.clone();
         let work = move || json::render(&answer, &wanted);
-        let done = intake.pipeline.at_desk((&id.name, Some(&id.version)), clock, work).await;
-        done.map_err(|refusal| intake.refused(refusal))?
+        intake.pipeline.at_desk((&id.name, Some(&id.version)), clock, work).await?
+    } else if length <= SHORT {
+        let (body, (tail, json_length)) = intake.slate.write(|body| json::write(&answer, &wanted, body));
+        Rendered { body, tail, json_length }
     } else {
         json::render(&answer, &wanted)
     };
     intake.metrics.bytes_out(rendered.len() as u64);
-    let Rendered { body, tail, json_length } = rendered;
-    let media_type = if json_length.is_some() { "application/octet-stream" } else { "application/json" };
-    let body = if tail.is_empty() { Body::from(body) } else { Body::new(Pieces::new(body, tail)) };
-    let mut response = with_type(StatusCode::OK, HeaderValue::from_static(media_type), body);
-    if let Some(length) = json_length {
-        response.headers_mut().insert(JSON_LENGTH, HeaderValue::from(length));
-    }
-    trace.end(Stage::Render);
-    if let Some(timing) = trace.header().and_then(|text| HeaderValue::try_from(text).ok()) {
-        response.headers_mut().insert(TIMING, timing);
-    }
-    Ok(response)
+    Ok(rendered)
 }
 
 /// A text that takes longer than a millisecond or so would hold up everybody else's requests.

@@ -203,7 +203,7 @@ fn deep_nesting_is_refused_without_recursion() {
 
 fn answer(outputs: Vec<OutputTensor>) -> InferResponse {
     let model = ModelId { name: "m".parse().unwrap(), version: "3".parse().unwrap() };
-    InferResponse { model, id: Some("q\"".into()), outputs }
+    InferResponse { model, id: Some("q\"".into()), outputs: outputs.into() }
 }
 
 fn output(name: &str, dtype: DType, dims: &[u64], data: &[u8]) -> OutputTensor {
