@@ -311,6 +311,7 @@ fn below(folder: &File, name: &str, flags: OFlag, path: &Path) -> Result<File, S
 fn describe(errno: Errno) -> String {
     match errno {
         Errno::ELOOP => "there is a symbolic link on the way; a store holds real folders and files only".to_owned(),
+        Errno::ENOENT => "it is not there; `casemate model add` makes a store, and puts models into it".to_owned(),
         Errno::EXDEV => "it leads out of its folder".to_owned(),
         Errno::ENOSYS => {
             "openat2(2) cannot be had: it came with Linux 5.6, and somebody's filter may take it away, as \

@@ -68,6 +68,13 @@ struct Parsed {
 }
 
 fn read(json: &[u8], lifted: Option<&Lifted<'_>>, mut tail: Tail, most: u64) -> Result<Parsed, Refusal> {
+    // serde would take a list for an object whose fields stand in order, and complain of it in Rust's words.
+    if json.trim_ascii_start().first().is_some_and(|first| *first != b'{') {
+        return Err(Refusal::invalid(
+            "the body is not an inference request: it must be an object, {\"inputs\": [{\"name\", \"shape\", \"datatype\", \
+             \"data\"}]}",
+        ));
+    }
     let head: RequestHead<'_> = serde_json::from_slice(json).map_err(|e| {
         let place = format!("the body is not an inference request: {e}");
         Refusal::invalid(place.chars().take(MAX_MESSAGE).collect::<String>())

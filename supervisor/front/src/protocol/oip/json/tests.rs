@@ -75,7 +75,9 @@ fn bad_json_is_refused_and_the_place_is_named() {
     let cases: Vec<(String, &str)> = vec![
         ("".into(), "not an inference request"),
         ("{".into(), "not an inference request"),
-        ("[]".into(), "not an inference request"),
+        ("[]".into(), "it must be an object, {\"inputs\""),
+        (" [[1, 2]]".into(), "it must be an object"),
+        ("7".into(), "it must be an object"),
         ("{}".into(), "missing field `inputs`"),
         (r#"{"inputs":[]}"#.into(), "'inputs' is empty"),
         (r#"{"inputs":{}}"#.into(), "'inputs', an array"),
