@@ -7,7 +7,8 @@
 //! The worker waits for it before its lock, and does not begin without it.
 //!
 //! **What is kept, and for how long:** one copy for each version of a model, of files larger than [`SMALL`]; as long as a worker
-//! of it runs or waits to be born, and then for [`LINGER`]. Copies that no worker has are [`IDLE_BYTES`] at most, all together.
+//! of it runs or waits to be born, and then for [`LINGER`]. Copies that no worker has had for [`SOON`] are [`IDLE_BYTES`] at most, all
+//! together; those that do not fit go, the others stay.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read};
@@ -88,14 +89,22 @@ struct Count {
     hears: UnixStream,
     promised: Vec<OwnedFd>,
     since: Instant,
+    /// When it should long have been done; whoever waits then hears that nothing comes, and the next start counts anew.
+    until: Instant,
 }
 
 /// Bytes of a file that is copied and counted on the spot, each time: that takes a few milliseconds at most.
 pub const SMALL: u64 = 256 << 10;
-/// How long a copy outlives its last worker. A front that starts a worker again waits ten seconds at most.
+/// How long a copy outlives its last worker.
 pub const LINGER: Duration = Duration::from_secs(120);
-/// Bytes of all copies that no worker has.
+/// How long it does so whatever its size: a front that starts a worker again waits ten seconds at most.
+pub const SOON: Duration = Duration::from_secs(15);
+/// Bytes of all copies that no worker has, and has had for [`SOON`].
 pub const IDLE_BYTES: u64 = 1 << 30;
+/// How long a count may take: this, and a second for each [`SLOW`] bytes.
+const COUNT: Duration = Duration::from_secs(60);
+/// Bytes that are counted in a second even on a busy machine.
+const SLOW: u64 = 16 << 20;
 
 impl Keeper {
     /// A model's bytes, and the promise of their digest.
@@ -111,7 +120,10 @@ impl Keeper {
                 (Some(sha256), _) => say(&ours, &sha256),
                 (None, Some(count)) => count.promised.push(ours),
                 // It came to nothing, and its copy went with it.
-                (None, None) => return Err(io::Error::other("nobody counts it").into()),
+                (None, None) => {
+                    self.kept.remove(model);
+                    return Err(io::Error::other("nobody counts it").into());
+                }
             }
             return Ok(Given { model: copy, digest });
         }
@@ -133,7 +145,8 @@ impl Keeper {
         let (pid, pidfd, hears) = count(&readable)?;
         tracer.watch(pid);
         let since = Instant::now();
-        self.counts.push(Count { number, model: model.clone(), pid, pidfd, hears, promised: vec![ours], since });
+        let until = since + COUNT + Duration::from_secs(bytes / SLOW);
+        self.counts.push(Count { number, model: model.clone(), pid, pidfd, hears, promised: vec![ours], since, until });
         if settled {
             self.kept.insert(model.clone(), Kept { mark, copy, bytes, number, sha256: None, used: since });
         }
@@ -168,7 +181,8 @@ impl Keeper {
     pub fn sweep(&mut self, now: Instant, lives: impl Fn(&ModelId) -> bool) {
         let mut idle = Vec::new();
         for (model, kept) in &mut self.kept {
-            if lives(model) {
+            // While it is counted somebody holds it anyway, and who starts its worker again meanwhile joins that count.
+            if lives(model) || kept.sha256.is_none() {
                 kept.used = now;
             } else {
                 idle.push((kept.used, kept.bytes, model.clone()));
@@ -178,17 +192,29 @@ impl Keeper {
         idle.sort_unstable_by(|left, right| right.cmp(left));
         let mut all = 0_u64;
         for (used, bytes, model) in idle {
-            all = all.saturating_add(bytes);
-            if now >= used + LINGER || all > IDLE_BYTES {
-                self.kept.remove(&model);
-                log::info("model-copy-dropped", &[("model", &model), ("bytes", &bytes)]);
+            let with = all.saturating_add(bytes);
+            // A model that rests between two tries has its copy, however large that is.
+            if now < used + SOON {
+                continue;
             }
+            if now < used + LINGER && with <= IDLE_BYTES {
+                all = with;
+                continue;
+            }
+            self.kept.remove(&model);
+            log::info("model-copy-dropped", &[("model", &model), ("bytes", &bytes)]);
+        }
+        for count in self.counts.iter().filter(|count| now >= count.until) {
+            let _ = send_signal(&count.pidfd, Signal::SIGKILL);
         }
     }
 
     /// When [`Self::sweep`] has something to do.
-    pub fn due(&self, lives: impl Fn(&ModelId) -> bool) -> Option<Instant> {
-        self.kept.iter().filter(|(model, _)| !lives(model)).map(|(_, kept)| kept.used + LINGER).min()
+    pub fn due(&self, now: Instant, lives: impl Fn(&ModelId) -> bool) -> Option<Instant> {
+        let idle = self.kept.iter().filter(|(model, kept)| !lives(model) && kept.sha256.is_some());
+        let swept = idle.map(|(_, kept)| if now < kept.used + SOON { kept.used + SOON } else { kept.used + LINGER });
+        let counted = self.counts.iter().map(|count| count.until).filter(|until| now < *until);
+        swept.chain(counted).min()
     }
 
     /// Whether nobody counts.

@@ -56,14 +56,15 @@ fn a_copy_goes_some_time_after_its_last_worker() {
     keeper.kept.insert(id("a/1"), kept(mark, b"a", begun));
     let later = begun + 10 * LINGER;
     keeper.sweep(later, |_| true);
-    assert_eq!((keeper.kept.len(), keeper.due(|_| true)), (1, None));
+    assert_eq!((keeper.kept.len(), keeper.due(later, |_| true)), (1, None));
     // Its last worker was seen just then.
-    assert_eq!(keeper.due(|_| false), Some(later + LINGER));
+    assert_eq!(keeper.due(later, |_| false), Some(later + SOON));
+    assert_eq!(keeper.due(later + SOON, |_| false), Some(later + LINGER));
     keeper.sweep(later + LINGER / 2, |_| false);
     assert_eq!(keeper.kept.len(), 1);
     keeper.sweep(later + LINGER, |_| false);
     assert!(keeper.kept.is_empty());
-    assert_eq!(keeper.due(|_| false), None);
+    assert_eq!(keeper.due(later, |_| false), None);
 }
 
 #[test]
@@ -78,7 +79,15 @@ fn copies_without_workers_are_bounded_and_the_oldest_go() {
         let large = Kept { bytes: IDLE_BYTES / 2, ..kept(mark, b"x", begun + Duration::from_secs(at)) };
         keeper.kept.insert(id(name), large);
     }
-    keeper.sweep(begun + Duration::from_secs(5), |model| *model == id("a/1"));
-    let left: Vec<String> = keeper.kept.keys().map(ToString::to_string).collect();
-    assert_eq!(left, ["a/1", "c/1", "d/1"], "what has a worker does not count, and stays");
+    let left = |keeper: &Keeper| keeper.kept.keys().map(ToString::to_string).collect::<Vec<String>>();
+    let has = |model: &ModelId| *model == id("a/1");
+    keeper.sweep(begun + SOON, has);
+    assert_eq!(left(&keeper).len(), 4, "one that rests between two tries is not too large");
+    keeper.sweep(begun + SOON + Duration::from_secs(5), has);
+    assert_eq!(left(&keeper), ["a/1", "c/1", "d/1"], "what has a worker does not count, and stays");
+    let counting = Kept { bytes: 2 * IDLE_BYTES, sha256: None, ..kept(mark, b"x", begun) };
+    let too_large = Kept { bytes: 2 * IDLE_BYTES, ..kept(mark, b"x", begun + Duration::from_secs(4)) };
+    keeper.kept.extend([(id("e/1"), counting), (id("f/1"), too_large)]);
+    keeper.sweep(begun + SOON + Duration::from_secs(6), has);
+    assert_eq!(left(&keeper), ["a/1", "c/1", "d/1", "e/1"], "what is counted stays; what does not fit goes alone");
 }

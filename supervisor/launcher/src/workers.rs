@@ -137,11 +137,16 @@ impl Workers {
         }
     }
 
+    /// Lets go of copies of models that are not needed any more.
+    pub fn sweep(&mut self) {
+        self.keeper.sweep(Instant::now(), lives(&self.running, &self.waiting));
+    }
+
     /// Hears the zygotes, renews those that are due, and starts what has waited for one.
     pub fn tend(&mut self, (spawner, config): (&Spawner, &Config), tracer: &mut Tracer) -> Vec<Answer> {
         let mut failed = self.nursery.hear(tracer);
         self.renew((spawner, config), tracer);
-        self.keeper.sweep(Instant::now(), lives(&self.running, &self.waiting));
+        self.sweep();
         let mut answers = Vec::new();
         for Waiting { model, tenant, arenas, asked } in std::mem::take(&mut self.waiting) {
             if let Some(at) = failed.iter().position(|(whose, _)| *whose == tenant) {
@@ -188,7 +193,7 @@ impl Workers {
 
     /// When [`Self::tend`] has something to do, whatever is heard.
     pub fn due(&self, config: &Config) -> Option<Instant> {
-        let kept = self.keeper.due(lives(&self.running, &self.waiting));
+        let kept = self.keeper.due(Instant::now(), lives(&self.running, &self.waiting));
         self.nursery.due(config.renewal).into_iter().chain(kept).min()
     }
 

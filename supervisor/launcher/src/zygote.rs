@@ -163,7 +163,7 @@ impl Zygote {
         let Some(expected) = &mut self.expected else {
             return said.map_or(Ok(()), |said| Err(BearError::Answer(format!("{said:?}"))));
         };
-        let heard = expected.hear(said, tracer);
+        let heard = expected.hear(self.pid, said, tracer);
         if heard.is_err() {
             self.forget();
         }
@@ -249,10 +249,10 @@ impl Zygote {
 }
 
 impl Expected {
-    fn hear(&mut self, said: Option<FromZygote>, tracer: &mut Tracer) -> Result<(), BearError> {
+    fn hear(&mut self, zygote: Pid, said: Option<FromZygote>, tracer: &mut Tracer) -> Result<(), BearError> {
         match said {
             Some(FromZygote::Born { pid }) if self.child.is_none() => {
-                let pid = is_new_child(pid, tracer).ok_or(BearError::Stranger(pid))?;
+                let pid = is_new_child(pid, zygote, tracer).ok_or(BearError::Stranger(pid))?;
                 let handle =
                     handle_of(pid).map_err(|errno| BearError::Own { what: "a handle", source: errno.into() })?;
                 tracer.watch(pid);
@@ -324,15 +324,18 @@ fn await_words(fd: impl AsFd, tracer: &mut Tracer, whom: &'static str) -> Result
     }
 }
 
-/// The process, if it is a child of this one that nothing is known of yet. Nobody else makes children for this launcher, and
-/// it has not waited for this one, so the number cannot mean another process.
-fn is_new_child(pid: u32, tracer: &Tracer) -> Option<Pid> {
+/// The process, if it is a child of this one that nothing is known of yet, and that this zygote bore: it is still in its session,
+/// which nobody can enter from elsewhere. It has not been waited for, so the number cannot mean another process.
+fn is_new_child(pid: u32, zygote: Pid, tracer: &Tracer) -> Option<Pid> {
     let pid = Pid::from_raw(i32::try_from(pid).ok().filter(|pid| *pid > 1)?);
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = |key: &str| status.lines().find_map(|line| line.strip_prefix(key)).map(str::trim);
     let ours = line("PPid:") == Some(std::process::id().to_string().as_str());
     let whole = line("Tgid:") == Some(pid.to_string().as_str());
-    (ours && whole && !tracer.knows(pid)).then_some(pid)
+    // As whoever mounted this /proc counts; further in there are other numbers behind it.
+    let session = line("NSsid:").and_then(|line| line.split_whitespace().next());
+    let its = session == Some(zygote.to_string().as_str());
+    (ours && whole && its && !tracer.knows(pid)).then_some(pid)
 }
 
 /// Says who the newborn is, and lets its user namespace hold no others. Both are allowed only to somebody inside: of the

@@ -147,7 +147,7 @@ fn signal(number: i32) -> String {
 fn step(code: i32) -> &'static str {
     match code {
         exit_code::DONE => "",
-        exit_code::BOOT => ": its descriptors or its grant were not as promised",
+        exit_code::BOOT => ": its descriptors, its grant or its model's digest were not as promised",
         exit_code::LOCK => ": a layer of the cage could not be put on",
         exit_code::WARM => ": the engine could not be warmed up",
         exit_code::VERIFY => ": the model is not what its manifest says",

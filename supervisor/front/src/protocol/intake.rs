@@ -65,7 +65,8 @@ impl Intake {
             Some(patience) => timeout(patience, reading).await.map_err(|_| Refusal::impatient(patience))??,
             None => reading.await?,
         };
-        // A short one is taken out of the parser's buffer: a few bytes in the queue would keep all 8 KiB of it.
+        // A short one is taken out of the parser's buffer: a few bytes in the queue would keep all of it, up to 256 KiB, also after
+        // their client has gone.
         let body = if body.len() <= SHORT { self.slate.copy(&body) } else { body };
         self.metrics.bytes_in(body.len() as u64);
         trace.end(Stage::Read);

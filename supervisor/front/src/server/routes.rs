@@ -57,12 +57,12 @@ impl Answers for Routes {
     async fn answer(self, request: hyper::Request<Incoming>) -> hyper::Response<Reply> {
         match oip::target(request.method(), request.uri().path()) {
             Some(target) => {
-                let mark = Mark::of(&request, &self.intake.slate);
+                let mark = Mark::of(&request);
                 let answer = match oip::run(&self.intake, target, request).await {
                     Ok(answer) => answer.map(Either::Left),
                     Err(refusal) => refusal.into_response().map(Either::Right),
                 };
-                mark.put(answer)
+                mark.put(&self.intake.slate, answer)
             }
             None => self.router.answer(request).await,
         }
@@ -95,26 +95,28 @@ fn refuse(metrics: &Metrics, kind: Kind, message: &'static str) -> impl Fn() -> 
 }
 
 async fn mark(State(slate): State<Slate>, request: Request, next: Next) -> Response {
-    let mark = Mark::of(&request, &slate);
-    mark.put(next.run(request).await)
+    let mark = Mark::of(&request);
+    mark.put(&slate, next.run(request).await)
 }
 
 /// What a request is known by in its answer and in the log.
 struct Mark {
-    id: HeaderValue,
+    /// The client's own. Otherwise one is made once there is an answer: what waits for a body, or in a queue, holds none.
+    id: Option<HeaderValue>,
     /// Verb and path, where somebody reads them.
     logged: Option<(Method, String)>,
 }
 
 impl Mark {
-    fn of<B>(request: &hyper::Request<B>, slate: &Slate) -> Self {
+    fn of<B>(request: &hyper::Request<B>) -> Self {
         let logged =
             tracing::enabled!(tracing::Level::DEBUG).then(|| (request.method().clone(), escape(request.uri().path())));
-        Self { id: given(request.headers()).unwrap_or_else(|| make(slate)), logged }
+        Self { id: given(request.headers()), logged }
     }
 
-    fn put<B>(self, mut response: hyper::Response<B>) -> hyper::Response<B> {
+    fn put<B>(self, slate: &Slate, mut response: hyper::Response<B>) -> hyper::Response<B> {
         let Self { id, logged } = self;
+        let id = id.unwrap_or_else(|| make(slate));
         if let Some((method, path)) = logged {
             let status = response.status().as_u16();
             tracing::debug!(%method, path, status, request_id = id.to_str().unwrap_or_default(), "answered");

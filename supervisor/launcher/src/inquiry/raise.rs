@@ -71,7 +71,14 @@ fn cgroup(config: &Path) -> String {
 }
 
 /// Words of a kernel's command line that leave speculation to every process.
-const LEFT_ON: [&str; 4] = ["mitigations=off", "nospectre_v2", "spectre_v2=off", "spectre_v2_user=off"];
+const LEFT_ON: [&str; 6] = [
+    "mitigations=off",
+    "nospectre_v2",
+    "spectre_v2=off",
+    "spectre_v2_user=off",
+    "nospec_store_bypass_disable",
+    "spec_store_bypass_disable=off",
+];
 
 /// `told` is the kernel's command line, the others what it says of this CPU. One that can flush its predictor shows IBPB there,
 /// and one that can hold its stores back is not vulnerable; another leaves nothing to be switched for one process.
@@ -109,6 +116,8 @@ mod tests {
             speculation("root=/dev/vda quiet mitigations=off", "Vulnerable", "")
                 .starts_with("take mitigations=off from")
         );
+        let bypass = "spec_store_bypass_disable=off";
+        assert!(speculation(bypass, whole, "Vulnerable").contains(bypass));
         assert!(speculation("root=/dev/vda xmitigations=off", without, "Not affected").contains("-cpu host"));
         assert!(speculation("quiet", without, "Not affected").contains("-cpu host"));
         assert_eq!(speculation("quiet", whole, "Mitigation: SSBD"), "see what was found");

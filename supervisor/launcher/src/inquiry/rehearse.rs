@@ -69,6 +69,7 @@ impl Theatre {
                 say(&stage.finish(cause, &mut self.workers, buffer))?;
             }
         }
+        self.workers.sweep();
         Ok(())
     }
 

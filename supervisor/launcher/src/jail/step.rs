@@ -57,8 +57,8 @@ steps! {
     /// Limits of the kernel on what it uses.
     Limits = "limits", "a limit of the launcher itself may be lower than what a worker needs; see its unit or shell";
     /// Speculation past known leaks turned off.
-    Speculation = "speculation", "the kernel was started with mitigations=off or \
-        spectre_v2_user=off, or a virtual machine shows a CPU without IBPB, STIBP and SSBD; casemate doctor says which";
+    Speculation = "speculation", "the kernel was started with mitigations=off, \
+        spectre_v2_user=off or spec_store_bypass_disable=off, or a virtual machine shows a CPU without IBPB, STIBP and SSBD; casemate doctor says which";
     /// A mark that keeps others off the core that it runs on.
     CoreScheduling = "core-scheduling", "";
     /// All capabilities gone but two, and those inside its own user namespace.

@@ -106,7 +106,7 @@ fn read(json: &[u8], lifted: Option<&Lifted<'_>>, mut tail: Tail, most: u64) -> 
 
 /// Writes an answer. Tensors stand in the order of the response, whichever form each has.
 pub fn render(response: &InferResponse, wanted: &Wanted) -> Rendered {
-    let mut body = Vec::with_capacity(text_length(response, wanted).saturating_add(SMALL));
+    let mut body = Vec::with_capacity(room(response, wanted));
     let (tail, json_length) = write(response, wanted, &mut body);
     Rendered { body: body.into(), tail, json_length }
 }
@@ -153,6 +153,13 @@ pub fn write(response: &InferResponse, wanted: &Wanted, out: &mut Vec<u8>) -> (V
         }
     }
     (tail, json_length)
+}
+
+/// About how long an answer will be, in bytes: its text, and the binary tensors that go behind it in one piece.
+pub fn room(response: &InferResponse, wanted: &Wanted) -> usize {
+    let binary = response.outputs.iter().filter(|o| wanted.is_binary(&o.name));
+    let bytes: usize = binary.map(|o| o.data.len()).sum();
+    text_length(response, wanted).saturating_add(if bytes > SMALL { 0 } else { bytes })
 }
 
 /// About how long the text of an answer will be, in bytes.

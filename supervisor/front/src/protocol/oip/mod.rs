@@ -118,7 +118,10 @@ where
     let (request, wanted) = parsed.map_err(|refusal| intake.refused(refusal))?;
     trace.end(Stage::Parse);
     let tell = |answer| tell(intake, clock, answer, wanted);
-    let Rendered { body, tail, json_length } = intake.pipeline.infer(visitor, request, &trace, tell).await?;
+    let told = intake.pipeline.infer(visitor, request, &trace, tell).await;
+    // Of all that it refuses only this has no model to be counted at.
+    let told = told.map_err(|refusal| if refusal.kind == Kind::NotFound { intake.refused(refusal) } else { refusal });
+    let Rendered { body, tail, json_length } = told?;
     let mut response = hyper::Response::new(Pieces::new(body, tail));
     let media_type = if json_length.is_some() { "application/octet-stream" } else { "application/json" };
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
@@ -141,7 +144,7 @@ async fn tell(intake: &Intake, clock: Clock, answer: InferResponse, wanted: Want
         let id = answer.model.clone();
         let work = move || json::render(&answer, &wanted);
         intake.pipeline.at_desk((&id.name, Some(&id.version)), clock, work).await?
-    } else if length <= SHORT {
+    } else if json::room(&answer, &wanted) <= SHORT {
         let (body, (tail, json_length)) = intake.slate.write(|body| json::write(&answer, &wanted, body));
         Rendered { body, tail, json_length }
     } else {
