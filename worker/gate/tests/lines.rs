@@ -151,6 +151,11 @@ fn a_hook_is_listed_before_it_is_defined() {
         "__forward_hooks__, k = [\"after\", ]",
         "__forward_hooks__ = [, ]",
     ];
+    // Two texts side by side are one to libtorch, whatever each of them names.
+    let halves = ["be", "fore"].map(|name| BEFORE.replace("before", name)).concat();
+    let joined = |list: &str| module(&format!("  __forward_pre_hooks__ = [{list}]\n{halves}"));
+    strict(&joined("\"be\", \"fore\", ")).unwrap();
+    all_refused(&each(&["\"be\" \"fore\", ", "\"fore\", \"be\" \"be\""], joined), CodeText);
     all_refused(&each(&odd, |line| listed(&format!("  {line}\n"))), CodeText);
 }
 
