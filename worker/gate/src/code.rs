@@ -1,13 +1,16 @@
 //! The source code of an archive: what it defines, how deep it nests, how large it becomes, what it names.
 //!
 //! It is read as text and never evaluated: [`token`] cuts it, [`depth`] bounds what libtorch's parser does recursively,
-//! [`trips`] what its loops count to, [`define`] finds classes and functions with their [`signature`]s, [`body`] follows names and
-//! calls through one of them, [`inline`] adds up.
+//! [`trips`] what its loops count to, [`define`] finds classes with their [`line`]s and functions with their [`signature`]s,
+//! [`literal`] tells what is only written from what would run at load, [`body`] follows names and calls through one function,
+//! [`inline`] adds up.
 
 mod body;
 mod define;
 mod depth;
 mod inline;
+mod line;
+mod literal;
 mod signature;
 pub mod token;
 mod trips;
@@ -36,6 +39,8 @@ pub struct Code {
     bodies: Vec<Body>,
     /// Names of all attributes and methods.
     declared: HashSet<String>,
+    /// The tuples with names that are made at load: the record, what is named, the place.
+    made: Vec<(usize, String, usize)>,
     /// What the bodies name, each at its first place.
     pub uses: HashMap<Use, Place>,
 }
@@ -137,6 +142,7 @@ impl Code {
         }
         let names = code.classes.values().flat_map(|class| class.attributes.keys().chain(class.methods.keys()));
         code.declared = names.cloned().collect();
+        code.check_made(records)?;
         code.follow(&sources)?;
         code.check_sizes(&sources)?;
         Ok(code)
@@ -150,6 +156,20 @@ impl Code {
     /// Number of functions and methods.
     pub fn functions(&self) -> usize {
         self.bodies.len()
+    }
+
+    /// What is called at load has to be a tuple with names, and not something in a class.
+    fn check_made(&mut self, records: &[(&str, &[u8])]) -> Result<(), Refusal> {
+        for (record, full, at) in std::mem::take(&mut self.made) {
+            let mut above = full.match_indices('.').filter_map(|(end, _)| full.get(..end));
+            let tuple = self.classes.get(&full).is_some_and(|class| class.tuple);
+            if !tuple || above.any(|name| self.classes.contains_key(name)) {
+                let name = records.get(record).map_or("", |(name, _)| name);
+                let why = format!("{} is called at load and is no tuple with names", shown(&full));
+                return Err(Refusal::record(CodeText, name, at, why));
+            }
+        }
+        Ok(())
     }
 
     fn follow(&mut self, sources: &[(&str, Vec<token::Token<'_>>)]) -> Result<(), Refusal> {

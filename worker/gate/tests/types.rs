@@ -63,7 +63,7 @@ fn a_class_that_stands_for_nothing_is_held_against_it_once() {
 #[test]
 fn a_long_name_counts_for_each_object() {
     let name = "n".repeat(60 << 10);
-    let code = format!("class C(Module):\n  c : int\nclass A(Module):\n  {name} : int\n");
+    let code = format!("class C(Module):\n  c : int\nclass A(Module):\n  __annotations__[\"{name}\"] = int\n");
     let length = u32::try_from(name.len()).unwrap().to_le_bytes();
     let mut pickle = b"\x80\x02](c__torch__\nA\nq\x00)\x81}(X".to_vec();
     pickle.extend(length);

@@ -2,10 +2,14 @@
 
 use casemate_ipc::work::GateCode::{CodeSize, CodeText};
 
+use super::line::{self, Line};
 use super::signature::Signature;
 use super::token::{Kind, Token};
-use super::{Body, Class, Code, MAX_DEFINITIONS, Place, Use};
+use super::{Body, Code, MAX_DEFINITIONS, Place, Use, literal};
 use crate::refusal::{Refusal, shown};
+
+/// Hooks: how many arguments each must take beside the object itself, and their names.
+type Listed<'l, 'a> = (usize, Vec<&'l Token<'a>>);
 
 impl Code {
     /// Takes in the definitions of one record.
@@ -13,6 +17,16 @@ impl Code {
         let refuse = |code, at, why: String| Refusal::record(code, name, at, why);
         let module = name.strip_prefix("code/").and_then(|n| n.strip_suffix(".py")).unwrap_or_default();
         let module = module.replace('/', ".");
+        // Those inside of functions too.
+        for (at, token) in tokens.iter().enumerate() {
+            if let (Kind::Name("def"), Some([_, Token { kind: Kind::Name(_), .. }, rest @ ..])) =
+                (token.kind, tokens.get(at..))
+            {
+                for value in line::defaults(rest) {
+                    self.take_value(record, name, token.at, value)?;
+                }
+            }
+        }
         let mut class: Option<(String, usize)> = None;
         let mut hooks = Vec::new();
         let mut at = 0;
@@ -31,17 +45,15 @@ impl Code {
             match line {
                 [Token { kind: Kind::Name("class"), at: place }, Token { kind: Kind::Name(word), .. }, rest @ ..] => {
                     let full = format!("{module}.{word}");
-                    let is = |names: &[&str]| {
-                        let named = |token: &Token<'_>| matches!(token.kind, Kind::Name(name) if names.contains(&name));
-                        rest.iter().take(3).any(named)
+                    let Some(new) = line::header(rest) else {
+                        return Err(refuse(
+                            CodeText,
+                            *place,
+                            format!("the class {} is of no known kind", shown(&full)),
+                        ));
                     };
-                    let new = Class {
-                        interface: is(&["Interface", "ModuleInterface"]),
-                        tuple: is(&["NamedTuple"]),
-                        enumeration: is(&["Enum"]),
-                        ..Class::default()
-                    };
-                    if self.classes.insert(full.clone(), new).is_some() || class.is_some() {
+                    let function = self.functions.contains_key(&full);
+                    if self.classes.insert(full.clone(), new).is_some() || function || class.is_some() {
                         return Err(refuse(
                             CodeText,
                             *place,
@@ -72,7 +84,10 @@ impl Code {
                             class.signatures.insert((*word).to_owned(), Signature::read(line));
                             class.methods.insert((*word).to_owned(), index).is_some()
                         }
-                        None => self.functions.insert(format!("{module}.{word}"), index).is_some(),
+                        None => {
+                            let full = format!("{module}.{word}");
+                            self.classes.contains_key(&full) || self.functions.insert(full, index).is_some()
+                        }
                     };
                     if twice {
                         return Err(refuse(CodeText, *place, format!("{} is defined twice", shown(word))));
@@ -80,30 +95,9 @@ impl Code {
                     self.bodies.push(body);
                 }
                 _ => {
-                    if let Some((owner, _)) = &class
-                        && let Some(takes) = hooked(line)
-                    {
-                        hooks.push((owner.clone(), takes, line));
-                    }
-                    if let Some(class) = class.as_ref().and_then(|(name, _)| self.classes.get_mut(name)) {
-                        if class.enumeration && !line.iter().any(|token| token.kind == Kind::Sign("=")) {
-                            let place = line.first().map_or(0, |token| token.at);
-                            return Err(refuse(
-                                CodeText,
-                                place,
-                                "a member of an enumeration without a value".to_owned(),
-                            ));
-                        }
-                        if let Some((attribute, kind)) = attribute(line) {
-                            let offset = line.first().map_or(0, |token| token.at);
-                            for native in natives(&kind) {
-                                let place = Place { record: name.to_owned(), offset };
-                                self.uses.entry(Use::Native(native.to_owned())).or_insert(place);
-                            }
-                            if class.tuple {
-                                class.fields.push(kind.clone());
-                            }
-                            class.attributes.insert(attribute, kind);
+                    if let Some((owner, _)) = &class {
+                        if let Some((takes, listed)) = self.take_line(record, name, owner, line)? {
+                            hooks.push((owner.clone(), takes, listed));
                         }
                     } else if !line.is_empty() && !is_preamble(line) {
                         let place = line.first().map_or(0, |token| token.at);
@@ -116,9 +110,9 @@ impl Code {
             }
             at = end;
         }
-        for (owner, takes, line) in hooks {
+        for (owner, takes, listed) in hooks {
             let class = self.classes.get(&owner);
-            for token in line {
+            for token in listed {
                 let Kind::Text(hook) = token.kind else { continue };
                 let method = class.and_then(|class| class.signatures.get("forward").and(class.signatures.get(hook)));
                 if hook == "forward" || method.is_none_or(|method| method.count() != takes) {
@@ -129,15 +123,68 @@ impl Code {
         }
         Ok(())
     }
-}
 
-/// What the hooks that a line lists must take, beside the object itself. libtorch looks each up among the methods of its class,
-/// and uses what it finds unseen.
-fn hooked(line: &[Token<'_>]) -> Option<usize> {
-    match line.first()?.kind {
-        Kind::Name("__forward_pre_hooks__") => Some(1),
-        Kind::Name("__forward_hooks__") => Some(2),
-        _ => None,
+    /// Takes in a line of a class that is no method; the hooks that it lists, and what they must take.
+    fn take_line<'l, 'a>(
+        &mut self,
+        record: usize,
+        name: &str,
+        owner: &str,
+        line: &'l [Token<'a>],
+    ) -> Result<Option<Listed<'l, 'a>>, Refusal> {
+        let offset = line.first().map_or(0, |token| token.at);
+        let refuse = |at, why: &str| Err(Refusal::record(CodeText, name, at, why));
+        let Some(class) = self.classes.get_mut(owner) else { return Ok(None) };
+        if line.is_empty() {
+            return Ok(None);
+        }
+        let Some(read) = Line::read(class, line) else {
+            let why = match class.enumeration {
+                true => "a member of an enumeration without a value",
+                false => "a line of a class that torch.jit.save would not write",
+            };
+            return refuse(offset, why);
+        };
+        let mut value = None;
+        match read {
+            Line::Hooks { takes, listed } => {
+                // libtorch decides at each method whether it is a hook, by what is listed until then.
+                let early =
+                    |token: &&&Token<'_>| matches!(token.kind, Kind::Text(hook) if class.signatures.contains_key(hook));
+                if let Some(token) = listed.iter().find(early) {
+                    return refuse(token.at, "a hook that is listed after it was defined");
+                }
+                return Ok(Some((takes, listed)));
+            }
+            Line::Attribute { name: attribute, kind, value: constant } => {
+                let kind = written(kind);
+                for native in natives(&kind) {
+                    let place = Place { record: name.to_owned(), offset };
+                    self.uses.entry(Use::Native(native.to_owned())).or_insert(place);
+                }
+                if class.tuple {
+                    class.fields.push(kind.clone());
+                }
+                class.attributes.insert(attribute.to_owned(), kind);
+                value = constant;
+            }
+            Line::Member { value: member } => value = Some(member),
+            Line::Else => {}
+        }
+        value.map_or(Ok(()), |value| self.take_value(record, name, offset, value))?;
+        Ok(None)
+    }
+
+    /// Takes in a value that libtorch makes while it loads.
+    fn take_value(&mut self, record: usize, name: &str, at: usize, value: &[Token<'_>]) -> Result<(), Refusal> {
+        let refuse =
+            |at| Refusal::record(CodeText, name, at, "a value that is not written out but made by code at load");
+        if value.is_empty() {
+            return Err(refuse(at));
+        }
+        let made = literal::read(value).map_err(refuse)?;
+        self.made.extend(made.into_iter().map(|(full, at)| (record, full, at)));
+        Ok(())
     }
 }
 
@@ -146,36 +193,16 @@ fn length(tokens: &[Token<'_>]) -> usize {
     tokens.iter().take_while(|token| !matches!(token.kind, Kind::Line(_))).count()
 }
 
-/// `name : Type`, or `__annotations__["0"] = Type`.
-fn attribute(line: &[Token<'_>]) -> Option<(String, String)> {
-    match line {
-        [Token { kind: Kind::Name(name), .. }, Token { kind: Kind::Sign(":"), .. }, kind @ ..] => {
-            Some(((*name).to_owned(), written(kind)))
-        }
-        [
-            Token { kind: Kind::Name("__annotations__"), .. },
-            Token { kind: Kind::Sign("["), .. },
-            Token { kind: Kind::Text(name), .. },
-            Token { kind: Kind::Sign("]"), .. },
-            Token { kind: Kind::Sign("="), .. },
-            kind @ ..,
-        ] => Some(((*name).to_owned(), written(kind))),
-        _ => None,
-    }
-}
-
 /// Classes in C++ that a type names.
 fn natives(kind: &str) -> impl Iterator<Item = &str> {
     let words = kind.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == '.'));
     words.filter(|word| word.starts_with("__torch__.torch.classes."))
 }
 
-/// Names and signs together again, without spaces; a default value is left out.
+/// Names and signs together again, without spaces.
 fn written(tokens: &[Token<'_>]) -> String {
-    let words = tokens.iter().map_while(|token| match token.kind {
-        Kind::Name(word) => Some(word),
-        Kind::Sign("=") => None,
-        Kind::Sign(sign) => Some(sign),
+    let words = tokens.iter().filter_map(|token| match token.kind {
+        Kind::Name(word) | Kind::Sign(word) => Some(word),
         _ => None,
     });
     words.collect()

@@ -29,6 +29,9 @@ pub enum Kind<'a> {
 /// A reason, where, and what.
 pub type Fault = (GateCode, usize, String);
 
+/// Bytes of a name. What is kept of code holds some of them many times over.
+const MAX_NAME: usize = 4 << 10;
+
 const SIGNS: &[&str] = &[
     "**=", "//=", ">>=", "<<=", "...", "->", "**", "//", "==", "!=", "<=", ">=", "<<", ">>", "+=", "-=", "*=", "/=",
     "%=", "|=", "&=", "^=", "@=", ":=",
@@ -74,6 +77,9 @@ pub fn cut(text: &str, most: usize) -> Result<Vec<Token<'_>>, Fault> {
             }
             b'_' | b'a'..=b'z' | b'A'..=b'Z' => {
                 let word = bytes.iter().skip(at).take_while(|b| b.is_ascii_alphanumeric() || **b == b'_').count();
+                if word > MAX_NAME {
+                    return Err((CodeSize, at, format!("a name of more than {MAX_NAME} letters")));
+                }
                 push(Kind::Name(text.get(at..at + word).unwrap_or_default()));
                 at += word;
             }
