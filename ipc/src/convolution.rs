@@ -164,7 +164,8 @@ impl Convolution {
     }
 
     /// Bytes that a run of so many rows fills: all its tensors, as oneDNN may lay them out, with channels rounded up to whole
-    /// blocks; of weights those of each group, unless each group is one channel.
+    /// blocks; of weights those of each group, unless each group is one channel and one output. oneDNN was seen to make whole
+    /// blocks of groups of one channel and several outputs too, where channels are innermost.
     fn bytes(&self, rows: u32) -> u64 {
         let Self { channels, outputs, groups, .. } = self;
         let blocks = |channels: u32| u64::from(channels.next_multiple_of(BLOCK));

@@ -42,8 +42,8 @@ pub struct Estate {
     pub responses: Writer,
     /// The model's bytes.
     pub model: Frozen,
-    /// The same, for its tensors to lie in.
-    pub weights: Private,
+    /// The same, for its tensors to lie in; nothing where the limit on addresses leaves no room for it twice.
+    pub weights: Option<Private>,
     /// The manifest's text.
     pub manifest: Frozen,
     /// Where the SHA-256 of the model's bytes comes from.
@@ -182,12 +182,13 @@ impl Belongings {
         if !(1..=slots).contains(&instances) {
             return Err(BootError::Instances(instances, slots));
         }
+        let read = Frozen::map(&model).map_err(BootError::Model)?;
         Ok(Estate {
             requests: Reader::open(requests, inward).map_err(BootError::Requests)?,
             responses: Writer::open(responses, outward).map_err(BootError::Responses)?,
-            weights: Private::map(&model).map_err(BootError::Model)?,
-            model: Frozen::map(model).map_err(BootError::Model)?,
             manifest: Frozen::map(manifest).map_err(BootError::Manifest)?,
+            weights: Private::map(&model).ok(),
+            model: read,
             digest: Promised::new(digest),
             grant,
         })

@@ -16,11 +16,13 @@ use casemate_gate::zip::Archive;
 use casemate_ipc::shm::map::{Frozen, Private};
 use casemate_ipc::shm::seal;
 use casemate_ipc::tensor::Shape;
+use casemate_ipc::work::Step;
 use casemate_tests::forge::{self, Forge, Tensor};
 use casemate_tests::models;
 use casemate_worker::engine::shim::libtorch::{self, Fault, Module};
 use casemate_worker::model::gate::Place;
 use cell::{Birth, Cell, f32s};
+use nix::sys::resource::Resource;
 
 /// As libtorch aligns what it writes.
 const ALIGNED: usize = 64;
@@ -40,6 +42,11 @@ fn counts() -> Forge {
 
 /// The archive with every tensor's bytes this far behind an aligned place: a file of the user's before each takes the room.
 fn laid(forge: &Forge, behind: usize) -> Vec<u8> {
+    laid_by(forge, |_| behind)
+}
+
+/// The same, with a distance for each, by its record's name.
+fn laid_by(forge: &Forge, behind: impl Fn(&str) -> usize) -> Vec<u8> {
     const HEADER: usize = 30;
     let (mut records, mut at) = (Vec::new(), 0);
     let mut put = |name: String, bytes: Vec<u8>| {
@@ -52,7 +59,7 @@ fn laid(forge: &Forge, behind: usize) -> Vec<u8> {
         if let Some(key) = name.strip_prefix("data/") {
             let room = format!("extra/{key}");
             let begins = end + 2 * (HEADER + forge.name().len() + 1) + room.len() + name.len();
-            put(room, vec![0; (behind + ALIGNED - begins % ALIGNED) % ALIGNED]);
+            put(room, vec![0; (behind(key) + ALIGNED - begins % ALIGNED) % ALIGNED]);
         }
         end = put(name, bytes);
     }
@@ -258,6 +265,60 @@ fn a_workers_weights_are_pages_of_the_file() {
     assert!(near(cell.run(&[f32s(&[1, 4], &ONES)])[0].to_f32s()[0], mean));
     let [shared, _] = memory(&cell);
     assert!(shared < WEIGHTS, "{shared}");
+}
+
+/// A worker of so many bytes of data, and of addresses, with a small model.
+fn bare() -> [u64; 2] {
+    let cell = Birth::torch(laid(&linear(1.0, 2.0), 0)).ready();
+    ["VmData", "VmSize"].map(|field| cell.status(field).split(' ').next().unwrap().parse::<u64>().unwrap() << 10)
+}
+
+/// A large tensor and a small one behind it.
+fn heavy(bytes: usize) -> Forge {
+    let forward = "def forward(self, x: Tensor) -> Tensor:\n  return x * 0 + self.a[0] + self.b";
+    let large = Tensor::new(&[bytes / 4], vec![1.5; bytes / 4]);
+    Forge::new("M").parameter("a", large).parameter("b", Tensor::new(&[4], [1.0; 4])).forward(forward)
+}
+
+/// As data: the copies alone, and not what they would be in place of. The limit leaves room for one and a half of them.
+#[test]
+fn what_is_copied_counts_once() {
+    const S: usize = 32 << 20;
+    let [data, _] = bare();
+    let limit = data + (S + S / 2) as u64;
+    let born = |archive: Vec<u8>| Birth::torch(archive).limit(Resource::RLIMIT_DATA, limit);
+    // None is aligned, or only the small one, which comes last.
+    let mixed = laid_by(&heavy(S), |key| if key == "0" { 4 } else { 0 });
+    let aligned: Vec<bool> = places(&mixed).iter().map(|place| place.start % ALIGNED as u64 == 0).collect();
+    assert_eq!(aligned, [false, true]);
+    for archive in [laid(&heavy(S), 4), mixed, laid(&heavy(S), 0)] {
+        let mut cell = born(archive).ready();
+        assert_eq!(cell.run(&[f32s(&[1, 4], &ONES)])[0].to_f32s(), [2.5; 4]);
+    }
+    // Control: twice as much is too much, in place or not.
+    for behind in [0, 4] {
+        let (_, step, said) = born(laid(&heavy(2 * S), behind)).refused();
+        assert!(step == Step::Load && said.contains("memory"), "{step:?}: {said}");
+    }
+}
+
+/// Addresses for the file once and not twice: it is not the boot that fails, but the load, which says what is lacking.
+#[test]
+fn a_file_that_can_be_mapped_once_only_is_refused_for_its_memory() {
+    const S: usize = 256 << 20;
+    let [_, addresses] = bare();
+    let archive = laid(&heavy(S), 0);
+    let born = |room| Birth {
+        // Of no interest here, and slow.
+        sha256: Some("07".repeat(32)),
+        digest: Some(vec![7; 32]),
+        ..Birth::torch(archive.clone()).limit(Resource::RLIMIT_AS, addresses + room as u64)
+    };
+    let (_, step, said) = born(S + S / 2).refused();
+    assert!(step == Step::Load && said.contains("memory"), "{step:?}: {said}");
+    // Control: where it fits twice, it is loaded in place; copies of it would not fit beside both.
+    let mut cell = born(2 * S + S / 2).ready();
+    assert_eq!(cell.run(&[f32s(&[1, 4], &ONES)])[0].to_f32s(), [2.5; 4]);
 }
 
 /// Well-behaved models, asked the same: to the last bit.

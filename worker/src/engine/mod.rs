@@ -107,8 +107,13 @@ pub fn about() -> Vec<(&'static str, String)> {
     vec![("engine", "none".to_owned())]
 }
 
-/// Loads a model that the gate let through. `weights` is the same file, and becomes what its tensors lie in.
-pub fn load(gated: &Gated<'_>, weights: Private, signature: &ModelSignature) -> Result<Box<dyn Engine>, RunError> {
+/// Loads a model that the gate let through. `weights` is the same file, and becomes what its tensors lie in; without it they are
+/// copied.
+pub fn load(
+    gated: &Gated<'_>,
+    weights: Option<Private>,
+    signature: &ModelSignature,
+) -> Result<Box<dyn Engine>, RunError> {
     #[cfg(feature = "torch")]
     if gated.format == Format::Torchscript {
         return Ok(Box::new(torchscript::TorchScript::load_in(gated.model, weights, &gated.tensors, signature)?));

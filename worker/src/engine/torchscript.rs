@@ -23,6 +23,9 @@ use crate::model::gate::Place;
 pub use warm::warm_up;
 pub use warmed::{forget, learn};
 
+/// Bytes before the last tensor in place that may be none's, and count as data for nothing; a sixteenth, where that is more.
+const MOST_UNUSED: u64 = 1 << 20;
+
 /// A loaded module.
 #[derive(Debug)]
 pub struct TorchScript {
@@ -60,23 +63,39 @@ impl TorchScript {
         Ok(Self { module: Module::load(archive)?, names: names_of(signature)? })
     }
 
-    /// The same, with its tensors where they lie in `own`, a mapping of the same file: at `places`.
+    /// The same, with its tensors where they lie in `own`, a mapping of the same file: at `places`. Without a mapping, or where
+    /// it would not do, they are copied.
     pub(super) fn load_in(
         archive: &[u8],
-        mut own: Private,
+        own: Option<Private>,
         places: &[Place],
         signature: &ModelSignature,
     ) -> Result<Self, RunError> {
         let names = names_of(signature)?;
-        let end = places.last().map_or(0, |last| last.start.saturating_add(last.bytes));
-        if let Err(error) = own.make_writable(usize::try_from(end).unwrap_or(usize::MAX)) {
-            // Copies want as much; libtorch says so where it does not get it.
-            let said = format!("the model's file is not what its tensors lie in: {error}; they are copied\n");
-            shim::log(2, said.as_bytes());
-            return Ok(Self { module: Module::load(archive)?, names });
-        }
-        Ok(Self { module: Module::load_in(archive, own, places)?.0, names })
+        let module = match own.and_then(|own| made_ready(own, places)) {
+            Some(own) => Module::load_in(archive, own, places)?.0,
+            None => Module::load(archive)?,
+        };
+        Ok(Self { module, names })
     }
+}
+
+/// The mapping with its places writable; unmapped where too much would count as data beside the copies of it, or where it does
+/// not fit.
+fn made_ready(mut own: Private, places: &[Place]) -> Option<Private> {
+    let end = places.last().map_or(0, |last| last.start.saturating_add(last.bytes));
+    let used = places.iter().fold(0, |all: u64, place| all.saturating_add(place.bytes));
+    let unused = end.saturating_sub(used);
+    if used == 0 || unused > MOST_UNUSED.max(end / 16) {
+        return None;
+    }
+    if let Err(error) = own.make_writable(usize::try_from(end).unwrap_or(usize::MAX)) {
+        // Copies want as much; libtorch says so where it does not get it.
+        let said = format!("the model's file is not what its tensors lie in: {error}; they are copied\n");
+        shim::log(2, said.as_bytes());
+        return None;
+    }
+    Some(own)
 }
 
 impl Engine for TorchScript {

@@ -23,11 +23,14 @@ pub struct Gated<'a> {
     pub model: &'a [u8],
     /// Which engine reads them.
     pub format: Format,
-    /// Where in them the tensors' numbers lie, each record once, in order; none of them overlap.
+    /// Where in them the tensors' numbers lie as libtorch aligns them, each record once, in order; none of them overlap.
     pub tensors: Vec<Place>,
     /// What judges the graphs.
     policy: Policy,
 }
+
+/// As libtorch aligns what it allocates, and what it writes.
+const ALIGNMENT: u64 = 64;
 
 /// A part of the bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,7 +90,8 @@ pub fn gate<'a>(verified: &Verified<'a>, policy: &GraphPolicy, libtorch: &str) -
 
 fn tensors(report: &Report) -> Vec<Place> {
     let numbers = report.records.iter().filter(|entry| entry.kind == Some(Kind::Storage) && !entry.deflated);
-    let mut places: Vec<Place> = numbers.map(|entry| Place { start: entry.start, bytes: entry.size }).collect();
+    let aligned = numbers.filter(|entry| entry.start.is_multiple_of(ALIGNMENT));
+    let mut places: Vec<Place> = aligned.map(|entry| Place { start: entry.start, bytes: entry.size }).collect();
     places.sort_unstable_by_key(|place| place.start);
     places
 }

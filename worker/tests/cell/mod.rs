@@ -27,6 +27,7 @@ use casemate_ipc::tensor::Shape;
 use casemate_ipc::work::{Declared, Failure, FromWorker, GateCode, Placed, Step, ToWorker};
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, send, socketpair};
 
 #[allow(unused_imports, reason = "each test file uses its part")]
@@ -65,6 +66,8 @@ pub(crate) struct Birth {
     pub(crate) jailed: bool,
     /// Stopped at its first instruction, for the thread that bears it to watch.
     pub(crate) traced: bool,
+    /// Limits of the kernel on it.
+    pub(crate) limits: Vec<(Resource, u64)>,
 }
 
 /// A worker that runs.
@@ -106,6 +109,7 @@ impl Birth {
             leak: false,
             jailed: false,
             traced: false,
+            limits: Vec::new(),
         }
     }
 
@@ -125,6 +129,11 @@ impl Birth {
 
     pub(crate) fn instances(mut self, instances: u32) -> Self {
         self.instances = instances;
+        self
+    }
+
+    pub(crate) fn limit(mut self, resource: Resource, most: u64) -> Self {
+        self.limits.push((resource, most));
         self
     }
 
@@ -177,7 +186,7 @@ impl Birth {
         let mut command = Command::new(words.next().unwrap());
         command.args(words).args(self.arguments).env_clear().envs(self.environment).stdin(Stdio::null());
         command.stdout(log_end.try_clone().unwrap()).stderr(log_end);
-        let (jailed, traced) = (self.jailed, self.traced);
+        let (jailed, traced, limits) = (self.jailed, self.traced, self.limits);
         let place = move || {
             if jailed {
                 jail::enter()?;
@@ -193,6 +202,9 @@ impl Birth {
             let first = 3 + numbers.len() as u32;
             // SAFETY: sets a flag in the child's descriptor table.
             unsafe { libc::close_range(first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC as i32) };
+            for (resource, most) in &limits {
+                setrlimit(*resource, *most, *most)?;
+            }
             if traced {
                 nix::sys::ptrace::traceme()?;
             }

@@ -132,8 +132,9 @@ __attribute__((visibility("default"))) std::tuple<at::DataPtr, size_t> PyTorchSt
   size_t bytes = 0;
   if (now != nullptr) {
     if (void* place = now->take(name, *this, &bytes)) {
-      // Without a deleter: the mapping stays.
-      return {at::DataPtr(place, c10::Device(c10::kCPU)), bytes};
+      // The mapping stays, so nothing is deleted. The context is the address, as with memory of libtorch's own: where it is not,
+      // libtorch makes copies at once that it would make at the first write.
+      return {at::DataPtr(place, place, &c10::detail::deleteNothing, c10::Device(c10::kCPU)), bytes};
     }
   }
   static const auto original = reinterpret_cast<GetRecord>(dlsym(RTLD_NEXT, RECORD));
