@@ -215,9 +215,9 @@ fn a_model_that_may_change_what_stands_in_its_code_has_one_instance() {
     assert!(step == Step::Load && clear, "{step:?}: {why}\n{}", cell.log());
     let one = [f32s(&[1, 4], &[1.0; 4])];
     // What stands for an argument that nobody gives is the same for every call.
-    for default in ["l: List[int]=[1]", "w: Tensor=torch.zeros([4])"] {
+    for default in ["l: List[int]=[1]", "w: Tensor=CONSTANTS.c0"] {
         let forward = format!("def forward(self, x: Tensor, {default}) -> Tensor:\n  return x");
-        let model = Forge::new("M").forward(&forward).bytes();
+        let model = with_a_constant(&forward);
         let (_, _, why) = Birth::torch(model.clone()).instances(2).refused();
         assert!(why.contains("stands for itself"), "{default}: {why}");
         assert_eq!(Birth::torch(model).ready().run(&one)[0].to_f32s(), [1.0; 4]);
