@@ -121,13 +121,6 @@ fn refused() -> Vec<Entry> {
             error,
         ),
         Entry::new(
-            "memory-cast-object",
-            "an object of one field that is said to be of another class, with sixty-four",
-            Build::Forged(|_| confused()),
-            Free::Says("unchecked_cast"),
-            error,
-        ),
-        Entry::new(
             "output-itself",
             "a list that holds itself",
             Build::Typed("Any", "t : List[Any] = []\n  t.append(t)\n  return t"),
@@ -171,29 +164,4 @@ fn refused() -> Vec<Entry> {
         )
         .requests(8),
     ]
-}
-
-fn confused() -> Vec<u8> {
-    let class = |name: &str, fields: usize| {
-        let lines = |line: &dyn Fn(usize) -> String| (0..fields).map(line).collect::<String>();
-        format!(
-            "class {name}:\n{}  def __init__(self: __torch__.{name}) -> NoneType:\n{}    return None",
-            lines(&|at| format!("  f{at} : int\n")),
-            lines(&|at| format!("    self.f{at} = 7\n"))
-        )
-    };
-    Forge::new("M")
-        .function(&class("A", 1))
-        .function(&class("B", 64))
-        .forward(
-            "def forward(self, x: Tensor) -> Tensor:
-  if bool(x[0, 0] > 1000.0):
-    a = __torch__.A.__new__(__torch__.A)
-    _0 = (a).__init__()
-    n : Any = a
-    b = unchecked_cast(__torch__.B, n)
-    return x + (b).f60
-  return x",
-        )
-        .bytes()
 }
