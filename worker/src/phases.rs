@@ -22,7 +22,7 @@ use crate::boot::{self, BootError, Born, Estate};
 use crate::crew::{Crew, Duty};
 use crate::engine::contract::{Engine, RunError, ToFront};
 use crate::engine::{self, shim};
-use crate::model::digest::Promised;
+use crate::model::digest::{Promised, Vouched};
 use crate::model::gate::{self, GateError};
 use crate::model::verify;
 use crate::serve::{Cell, ServeError};
@@ -71,8 +71,8 @@ struct Stop {
 /// The trip from the first lock on; returns when serving is over.
 fn live(front: &'static ToFront, estate: Estate, warmth: Warmth) -> Result<i32, Stop> {
     let Estate { grant, requests, responses, model, weights, manifest, digest } = estate;
-    let (sealed, inside, crew, warmed, sha256) = cage(&grant, digest, warmth)?;
-    let verified = verify::verify(&sealed, manifest.bytes(), (model.bytes(), sha256), engine::platform);
+    let (sealed, inside, crew, warmed, vouched) = cage(&grant, digest, warmth)?;
+    let verified = verify::verify(&sealed, manifest.bytes(), (model.bytes(), vouched), engine::platform);
     let verified = verified.map_err(|error| Stop::at(Step::Verify, error))?;
     if warmed.is_some_and(|sha256| sha256 != verified.declared.sha256) {
         engine::forget();
@@ -165,7 +165,7 @@ fn code_of(served: Result<(), ServeError>) -> i32 {
 
 /// What [`cage`] leaves behind: the proof, what is seen from inside, the further threads, which model code was made for, and the
 /// digest of the one that is there.
-type Caged = (Sealed, Inside, Crew, Option<[u8; 32]>, [u8; 32]);
+type Caged = (Sealed, Inside, Crew, Option<[u8; 32]>, Vouched);
 
 /// Puts the whole cage on, in the one order that works.
 fn cage(grant: &Grant, digest: Promised, warmth: Warmth) -> Result<Caged, Stop> {
@@ -189,8 +189,8 @@ fn cage(grant: &Grant, digest: Promised, warmth: Warmth) -> Result<Caged, Stop> 
         Warmth::Inherited if grant.run_time_code == RunTimeCode::Refused => {}
         Warmth::Inherited => return Err(Stop::at(Step::Warm, "a zygote's worker cannot make code at run time")),
     }
-    let sha256 = match digest {
-        Ok(sha256) => sha256,
+    let vouched = match digest {
+        Ok(vouched) => vouched,
         Err(digest) => digest.read().map_err(boot)?,
     };
     let waived = |waiver: Waiver| grant.waived.contains(&waiver);
@@ -209,7 +209,7 @@ fn cage(grant: &Grant, digest: Promised, warmth: Warmth) -> Result<Caged, Stop> 
     let warmed = (code == lockdown::RunTimeCode::Warmed).then(|| engine::learn(&grant.shapes)).flatten();
     let sealed = lockdown::seal(locked).map_err(|error| Stop::at(Step::Lock, error))?;
     let inside = Inside { no_exec_gain: sealed.no_exec_gain(), ..inside(&report) };
-    Ok((sealed, inside, crew, warmed, sha256))
+    Ok((sealed, inside, crew, warmed, vouched))
 }
 
 /// The threads of the further instances.

@@ -119,7 +119,7 @@ impl Keeper {
             match (sha256, self.counts.iter_mut().find(|count| count.number == number)) {
                 (Some(sha256), _) => say(&ours, &sha256),
                 (None, Some(count)) => count.promised.push(ours),
-                // It came to nothing, and its copy went with it.
+                // Nobody should get here: a count that comes to nothing takes its copy with it.
                 (None, None) => {
                     self.kept.remove(model);
                     return Err(io::Error::other("nobody counts it").into());

@@ -13,6 +13,7 @@ pub mod attest;
 pub mod cgroup;
 pub mod fork;
 pub mod front;
+pub mod heard;
 pub mod host;
 pub mod inquiry;
 pub mod jail;

@@ -18,12 +18,13 @@ use casemate_ipc::seqpacket::{ChannelError, PacketBuffer};
 use casemate_lockdown::LauncherConfined;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::Signal;
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 pub use error::MonitorError;
 
 use crate::front::FrontPlan;
+use crate::heard;
 use crate::log;
 use crate::origin::Images;
 use crate::permit::{Facts, Permits, Verdict};
@@ -65,18 +66,7 @@ impl Monitor {
     /// Blocks the signals that are read from a descriptor from here on.
     pub fn new(config: Config, spawner: Spawner, plan: FrontPlan, as_root: bool) -> Result<Self, MonitorError> {
         let fault = |step| move |errno| MonitorError::Call { step, errno };
-        let mut heard = SigSet::empty();
-        for signal in [Signal::SIGCHLD, Signal::SIGTERM] {
-            heard.add(signal);
-        }
-        // A blocked signal is heard even where it was ignored, and who starts a program by `nohup` wants it to outlive the
-        // terminal.
-        let ignored = ignored();
-        for signal in [Signal::SIGINT, Signal::SIGHUP] {
-            if ignored & 1 << (signal as i32 - 1) == 0 {
-                heard.add(signal);
-            }
-        }
+        let heard = heard::signals();
         heard.thread_block().map_err(fault("blocking signals"))?;
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
         let signals = SignalFd::with_flags(&heard, flags).map_err(fault("signalfd"))?;
@@ -399,10 +389,3 @@ impl Monitor {
 
 /// For the log of a front's end, which nobody asks for.
 const ALONE: Circumstances = Circumstances { asked: false, out_of_memory: false };
-
-/// The signals that whoever started this process had it ignore, one bit for each; none where the kernel does not say.
-fn ignored() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
-}

@@ -15,6 +15,11 @@ use thiserror::Error;
 #[derive(Debug)]
 pub struct Promised(OwnedFd);
 
+/// What came over it: the launcher vouches that it is the digest of the bytes that this worker has mapped. Only the two waits
+/// below make one, and `verify` wants it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Vouched([u8; 32]);
+
 /// Why there is none. The launcher's log says more.
 #[derive(Debug, Error)]
 pub enum DigestError {
@@ -36,19 +41,26 @@ impl Promised {
     }
 
     /// Waits for it, by the one call for it that a filter allows which has files read: a program's while it warms up.
-    pub fn read(self) -> Result<[u8; 32], DigestError> {
+    pub fn read(self) -> Result<Vouched, DigestError> {
         let mut socket = File::from(self.0);
         take(|bytes| socket.read(bytes))
     }
 
     /// Waits for it, by the one call for it that a zygote's filter allows.
-    pub fn receive(self) -> Result<[u8; 32], DigestError> {
+    pub fn receive(self) -> Result<Vouched, DigestError> {
         take(|bytes| {
             let mut parts = [IoSliceMut::new(bytes)];
             // No room for descriptors: the kernel installs none.
             let message = recvmsg::<()>(self.0.as_raw_fd(), &mut parts, None, MsgFlags::MSG_CMSG_CLOEXEC);
             Ok(message.map(|message| message.bytes)?)
         })
+    }
+}
+
+impl Vouched {
+    /// The SHA-256.
+    pub const fn sha256(self) -> [u8; 32] {
+        self.0
     }
 }
 
@@ -59,7 +71,7 @@ impl AsFd for Promised {
 }
 
 /// One packet; room for one byte more than there are tells a longer one.
-fn take(mut read: impl FnMut(&mut [u8]) -> io::Result<usize>) -> Result<[u8; 32], DigestError> {
+fn take(mut read: impl FnMut(&mut [u8]) -> io::Result<usize>) -> Result<Vouched, DigestError> {
     let mut bytes = [0; 33];
     let length = loop {
         match read(&mut bytes) {
@@ -69,7 +81,7 @@ fn take(mut read: impl FnMut(&mut [u8]) -> io::Result<usize>) -> Result<[u8; 32]
     };
     match length {
         0 => Err(DigestError::None),
-        32 => bytes.first_chunk().copied().ok_or(DigestError::Length(length)),
+        32 => bytes.first_chunk().copied().map(Vouched).ok_or(DigestError::Length(length)),
         other => Err(DigestError::Length(other)),
     }
 }
@@ -80,7 +92,7 @@ mod tests {
 
     use super::*;
 
-    fn sent(packet: Option<&[u8]>) -> [Result<[u8; 32], DigestError>; 2] {
+    fn sent(packet: Option<&[u8]>) -> [Result<Vouched, DigestError>; 2] {
         [Promised::read, Promised::receive].map(|wait| {
             let (ours, theirs) =
                 socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC).unwrap();
@@ -94,7 +106,7 @@ mod tests {
 
     #[test]
     fn thirty_two_bytes_and_nothing_else() {
-        assert!(sent(Some(&[7; 32])).into_iter().all(|heard| heard.unwrap() == [7; 32]));
+        assert!(sent(Some(&[7; 32])).into_iter().all(|heard| heard.unwrap().sha256() == [7; 32]));
         assert!(sent(None).into_iter().all(|heard| matches!(heard, Err(DigestError::None))));
         for length in [1, 31, 33] {
             let heard = sent(Some(&vec![7; length]));

@@ -4,11 +4,14 @@
 //! The digest is the launcher's, taken over the very memory that the engine then gets, after it was frozen: nobody can have changed
 //! it since. See [`super::digest`].
 
+use casemate_ipc::digest;
 use casemate_ipc::tensor::{ModelSignature, TensorError};
 use casemate_ipc::work::Declared;
 use casemate_lockdown::Sealed;
 use casemate_manifest::{Format, Manifest, ManifestError};
 use thiserror::Error;
+
+use super::digest::Vouched;
 
 /// A model whose bytes are those that its manifest names.
 #[derive(Debug)]
@@ -54,14 +57,16 @@ pub enum VerifyError {
 pub fn verify<'a>(
     _: &Sealed,
     manifest: &[u8],
-    (model, sha256): (&'a [u8], [u8; 32]),
+    (model, vouched): (&'a [u8], Vouched),
     platform: impl FnOnce(Format) -> Option<String>,
 ) -> Result<Verified<'a>, VerifyError> {
     let manifest = Manifest::parse(std::str::from_utf8(manifest)?)?;
     let signature: ModelSignature = manifest.signature()?;
     let platform = platform(manifest.format).ok_or(VerifyError::Format(manifest.format))?;
+    let sha256 = vouched.sha256();
     if sha256 != manifest.sha256 {
-        return Err(VerifyError::Digest { found: hex(&sha256), expected: hex(&manifest.sha256) });
+        let (found, expected) = (digest::write(&sha256), digest::write(&manifest.sha256));
+        return Err(VerifyError::Digest { found, expected });
     }
     let declared = Declared {
         signature,
@@ -73,8 +78,4 @@ pub fn verify<'a>(
         platform,
     };
     Ok(Verified { model, format: manifest.format, declared, freeze: manifest.freeze, threads: manifest.threads })
-}
-
-fn hex(digest: &[u8]) -> String {
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
